@@ -1,0 +1,233 @@
+//! Two ends of a link, joined by hand.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+
+use super::*;
+use crate::entry::Entry;
+use crate::key::{Flags, Key};
+use crate::token::Token;
+
+fn key(name: &[u8]) -> Key {
+    Key::new(name, 1, 1, Flags::default(), "").unwrap()
+}
+
+fn entry(size: usize) -> Entry {
+    Entry { packet: Bytes::from(vec![0; size]), born: Moment::now(), lifetime: Duration::from_secs(60) }
+}
+
+fn token(counter: u64) -> Token {
+    Token { granter: "a".into(), incarnation: 7, counter }
+}
+
+#[tokio::test]
+async fn results_leave_before_requests_and_copies_last() {
+    let link = Link::new(Moment::now());
+    let lookup = Lookup {
+        key: key(b"\x01a\x00"),
+        deadline: Duration::from_secs(1),
+        skipped: vec!["b".into()],
+        stream: 3,
+        trace: None,
+        mode: LookupMode::Join,
+    };
+    link.push(Message::Copy { key: key(b"\x01a\x00"), entry: entry(10), write: None }).unwrap();
+    link.push(Message::Lookup { id: 1, lookup: lookup.clone() }).unwrap();
+    link.push(Message::Release { token: token(1) }).unwrap();
+    let batch = link.outgoing().boxed().next().await.unwrap();
+
+    let other = Link::new(Moment::now());
+    let received = other.receive(batch, Moment::now());
+    assert_eq!(received[0], Message::Release { token: token(1) });
+    assert_eq!(received[1], Message::Lookup { id: 1, lookup });
+    assert!(matches!(received[2], Message::Copy { .. }));
+}
+
+#[tokio::test]
+async fn what_ends_a_request_does_not_overtake_it() {
+    let link = Link::new(Moment::now());
+    let lookup = |stream| Lookup {
+        key: key(b"\x01a\x00"),
+        deadline: Duration::from_secs(1),
+        skipped: Vec::new(),
+        stream,
+        trace: None,
+        mode: LookupMode::Join,
+    };
+    link.push(Message::Lookup { id: 1, lookup: lookup(3) }).unwrap();
+    link.push(Message::Lookup { id: 3, lookup: lookup(3) }).unwrap();
+    link.push(Message::Lookup { id: 5, lookup: lookup(4) }).unwrap();
+    // Still here: neither of them leaves. The other requests of a stream may have left before.
+    link.push(Message::Cancel { id: 1 }).unwrap();
+    link.push(Message::StreamGone { stream: 3 }).unwrap();
+    // It has left already.
+    link.push(Message::Cancel { id: 9 }).unwrap();
+    link.close();
+    let batches: Vec<_> = link.outgoing().collect().await;
+    let far = Link::new(Moment::now());
+    let received: Vec<_> = batches.into_iter().flat_map(|batch| far.receive(batch, Moment::now())).collect();
+    let expected =
+        [Message::StreamGone { stream: 3 }, Message::Cancel { id: 9 }, Message::Lookup { id: 5, lookup: lookup(4) }];
+    assert_eq!(received, expected);
+}
+
+#[test]
+fn a_full_lane_refuses_and_the_others_still_take() {
+    let link = Link::new(Moment::now());
+    let mut copies = 0;
+    while link.push(Message::Copy { key: key(b"\x00"), entry: entry(60_000), write: None }).is_ok() {
+        copies += 1;
+        assert!(copies < 100, "the lane of copies has a bound in bytes");
+    }
+    assert_eq!(
+        link.push(Message::Copy { key: key(b"\x00"), entry: entry(60_000), write: None }),
+        Err(Full(Lane::Copies))
+    );
+    link.push(Message::Release { token: token(1) }).unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_link_takes_nothing_and_ends_its_stream_after_what_was_queued() {
+    let link = Link::new(Moment::now());
+    link.push(Message::Leaving).unwrap();
+    link.close();
+    link.closed().await;
+    assert!(link.push(Message::Leaving).is_err());
+    assert_eq!(link.outgoing().collect::<Vec<_>>().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_leaves_with_what_somebody_does_or_a_moment_later() {
+    let link = Link::new(Moment::now());
+    let mut outgoing = link.outgoing().boxed();
+    let release = |counter| Message::Release { token: token(counter) };
+    link.push_idly(release(1)).unwrap();
+    assert!(outgoing.next().now_or_never().is_none(), "it may have company");
+    link.push(release(2)).unwrap();
+    assert_eq!(outgoing.next().await.unwrap().frames.len(), 2);
+
+    link.push_idly(release(3)).unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(outgoing.next().await.unwrap().frames.len(), 1);
+    assert!(begun.elapsed() < PING_EVERY);
+
+    link.push_idly(release(4)).unwrap();
+    link.close();
+    assert_eq!(outgoing.collect::<Vec<_>>().now_or_never().unwrap().len(), 1, "a closed link sends what it has");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_of_what_nobody_waits_for_leaves_at_once() {
+    let link = Link::new(Moment::now());
+    let mut outgoing = link.outgoing().boxed();
+    let mut pushed = 0;
+    let batch = loop {
+        link.push_idly(Message::Release { token: token(pushed) }).unwrap();
+        pushed += 1;
+        if let Some(batch) = outgoing.next().now_or_never() {
+            break batch.unwrap();
+        }
+    };
+    assert_eq!(batch.frames.len() as u64, pushed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_link_pings_and_learns_its_round_trip() {
+    let (near, far) = (Link::new(Moment::now()), Link::new(Moment::now()));
+    let mut near_out = near.outgoing().boxed();
+    let ping = near_out.next().await.unwrap();
+    assert!(far.receive(ping, Moment::now()).is_empty(), "pings are answered by the link itself");
+    let pong = far.outgoing().boxed().next().await.unwrap();
+    assert_eq!(near.round_trip(), None);
+    near.receive(pong, Moment::now());
+    assert!(near.round_trip().is_some());
+}
+
+#[test]
+fn frames_that_cannot_be_read_are_counted_and_the_rest_is_taken() {
+    let link = Link::new(Moment::now());
+    let unknown = pb::SessionFrame { id: 1, kind: None };
+    let bad = pb::SessionFrame {
+        id: 1,
+        kind: Some(pb::session_frame::Kind::Lookup(pb::Lookup {
+            key: Bytes::from_static(b"\x09"),
+            ..Default::default()
+        })),
+    };
+    let good = wire::to_frame(&Message::Leaving, Moment::now());
+    let batch = pb::SessionBatch { number: 1, seen: 0, frames: vec![unknown, bad, good] };
+    assert_eq!(link.receive(batch, Moment::now()), [Message::Leaving]);
+    assert_eq!(link.unknown_frames(), 2);
+}
+
+#[test]
+fn every_kind_of_message_survives_the_wire() {
+    let entry = Entry { packet: Bytes::from_static(b"x"), born: Moment::now(), lifetime: Duration::from_secs(9) };
+    let now = entry.born;
+    let trace = crate::trace::TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
+    let key = key(b"\x01a\x00");
+    let reply = |reply| Message::Reply { id: 5, reply };
+    let messages = [
+        Message::Hello(Hello {
+            version: 1,
+            name: "a".into(),
+            incarnation: 9,
+            view_digest: 8,
+            advertise: Some("a:1".into()),
+            state: Some(NodeState { condition: Condition::Degraded, reasons: vec![DegradedReason::Upstreams] }),
+        }),
+        Message::Ping { nonce: 1 },
+        Message::Pong { nonce: 2 },
+        Message::Wait { id: 3, wait: Wait { key: key.clone(), token: token(1), stream: 4, trace: Some(trace) } },
+        reply(Reply::Working),
+        reply(Reply::Entry(entry.clone())),
+        reply(Reply::Failure { remaining: Duration::from_millis(1_500) }),
+        reply(Reply::Granted { token: token(2), takeover: true, ask_first: None }),
+        reply(Reply::Held { token: token(2), holder: Some(trace) }),
+        reply(Reply::Proceed),
+        reply(Reply::Elsewhere("b".into())),
+        reply(Reply::Stored { copies: 1, needed: 2 }),
+        reply(Reply::Refused("no".to_owned())),
+        Message::Cancel { id: 5 },
+        Message::Publish {
+            id: 0,
+            publish: Publish {
+                key: key.clone(),
+                entry: entry.clone(),
+                token: Some(token(3)),
+                level: Some(WriteLevel::Quorum),
+            },
+        },
+        Message::Fail { token: token(4), kind: FailureKind::Shared },
+        Message::Fail { token: token(4), kind: FailureKind::Local },
+        Message::Release { token: token(4) },
+        Message::Tick { working: vec![token(1)], struggling: vec![token(2)] },
+        Message::Watch { token: token(1) },
+        Message::Copy { key, entry, write: NonZeroU64::new(9) },
+        Message::CopyReceipt { write: NonZeroU64::MIN, held: true },
+        Message::StreamGone { stream: 6 },
+        Message::Leaving,
+        Message::HandOver,
+        Message::TakenOver { entries: 3, kept: 2, complete: true },
+        Message::NodeState(NodeState::of(Condition::Starting)),
+        Message::UpstreamState { failing: true },
+    ];
+    for message in messages {
+        assert_eq!(wire::from_frame(wire::to_frame(&message, now), now), Ok(message));
+    }
+}
+
+#[test]
+fn a_batch_that_comes_twice_or_too_late_is_skipped() {
+    let link = Link::new(Moment::now());
+    let batch =
+        |number| pb::SessionBatch { number, seen: 0, frames: vec![wire::to_frame(&Message::Leaving, Moment::now())] };
+    assert_eq!(link.receive(batch(2), Moment::now()), [Message::Leaving]);
+    assert_eq!(link.receive(batch(2), Moment::now()), []);
+    assert_eq!(link.receive(batch(1), Moment::now()), []);
+    assert_eq!(link.unknown_frames(), 2);
+    assert_eq!(link.receive(batch(3), Moment::now()), [Message::Leaving]);
+}
