@@ -1,0 +1,239 @@
+//! The agent's side of a miss: one link per worker over the local socket, and the conversations on it.
+//!
+//! ```text
+//!  ask(key) ─► Conversation ── words: Held, Entry, Granted(Lease), … ──► the miss
+//!                   │ meter of silence ◄── ticks that list the lease waited for
+//!  Lease: ticks while somebody watches it, ends by publish, fail or drop
+//!  session: dials, says Hello, reads; dials again with a jittered backoff when the stream ends
+//! ```
+//!
+//! A missing agent is no error but an outcome: [`Off`] is the mesh of a server that has none.
+
+mod conversation;
+mod hearing;
+mod lease;
+mod session;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use heimdall_shared::clock::Moment;
+use heimdall_shared::entry::Entry;
+use heimdall_shared::key::Key;
+use heimdall_shared::link::{Full, Link, Lookup, LookupMode, Message, Publish, Requests};
+use heimdall_shared::token::Token;
+use heimdall_shared::trace::TraceContext;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use self::conversation::Listeners;
+pub use self::conversation::{Conversation, Silence, Word};
+pub use self::hearing::Hearing;
+pub use self::lease::Lease;
+use self::lease::Work;
+use crate::metrics::MissOutcome;
+
+/// The cluster's answers, as far as a miss is concerned.
+pub trait Mesh: Debug + Send + Sync {
+    /// Asks for the answer to `key`, or for the right to fetch it, or for what else `mode` says. Never waits.
+    ///
+    /// # Errors
+    /// [`Absent`] when there is nobody to ask: the miss goes on without the mesh.
+    fn ask(
+        &self,
+        key: &Key,
+        mode: LookupMode,
+        deadline: Duration,
+        trace: Option<TraceContext>,
+    ) -> Result<Conversation, Absent>;
+
+    /// Gives an answer that was fetched without a lease to the key's owner. Never waits.
+    fn publish(&self, key: &Key, entry: &Entry);
+}
+
+/// Why nobody is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// This server has no agent.
+    Off,
+    /// The link is down, its breaker open, or a limit full.
+    Unable(MissOutcome),
+}
+
+/// The mesh of a server without an agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Off;
+
+impl Mesh for Off {
+    fn ask(&self, _: &Key, _: LookupMode, _: Duration, _: Option<TraceContext>) -> Result<Conversation, Absent> {
+        Err(Absent::Off)
+    }
+
+    fn publish(&self, _: &Key, _: &Entry) {}
+}
+
+/// Where the agent is, and how patient to be with it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// Time between two signs of work on a lease that somebody waits for.
+    pub tick: Duration,
+    /// Silence that a miss bears in all.
+    pub silence: Duration,
+}
+
+/// What happens on the links of all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    links: Gauge,
+    sessions: Counter,
+    undelivered: Counter,
+    unreadable: Counter,
+    late_grants: Counter,
+    refused_entries: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn refuse_entry(&self) {
+        self.refused_entries.inc();
+    }
+
+    /// Entries that did not answer their key.
+    pub fn refused_entries(&self) -> u64 {
+        self.refused_entries.get()
+    }
+
+    /// Links that are up.
+    pub fn links(&self) -> i64 {
+        self.links.get()
+    }
+
+    /// Names the metrics in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("agent_links", "Links to the agent that are up, one per worker", self.links.clone());
+        registry.register("agent_sessions", "Times that a link to the agent came up", self.sessions.clone());
+        let help = "Messages to the agent that were dropped at a full limit";
+        registry.register("agent_messages_dropped", help, self.undelivered.clone());
+        registry.register(
+            "agent_frames_unreadable",
+            "Frames from the agent that were skipped",
+            self.unreadable.clone(),
+        );
+        let help = "Entries from the agent that did not answer their key";
+        registry.register("agent_entries_refused", help, self.refused_entries.clone());
+        let help = "Leases that were granted too late and given back";
+        registry.register("late_grants", help, self.late_grants.clone());
+    }
+}
+
+/// One worker's link to the agent.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    /// The worker's number, which names its stream.
+    worker: usize,
+    metrics: Metrics,
+    work: Work,
+    hearing: Arc<Hearing>,
+    live: Mutex<Option<Arc<Live>>>,
+}
+
+/// A link that is up.
+#[derive(Debug)]
+struct Live {
+    link: Arc<Link>,
+    requests: Requests,
+    listeners: Listeners,
+    /// The agent is shutting down: it is asked nothing new.
+    leaving: AtomicBool,
+    /// What the agent was told last of the upstreams: that none answers.
+    upstreams_failing: AtomicBool,
+}
+
+impl Agent {
+    /// A link that is still down: [`Agent::run`] brings it up.
+    pub fn new(settings: Settings, worker: usize, metrics: &Metrics, hearing: &Arc<Hearing>) -> Arc<Self> {
+        let (metrics, hearing) = (metrics.clone(), Arc::clone(hearing));
+        Arc::new(Self { settings, worker, metrics, work: Work::default(), hearing, live: Mutex::default() })
+    }
+
+    /// Tells the agent whether none of the upstreams answers, unless it knows.
+    pub fn tell_upstreams(&self, failing: bool) {
+        let Some(live) = self.live().clone() else { return };
+        if live.upstreams_failing.load(Ordering::Relaxed) != failing
+            && live.link.push(Message::UpstreamState { failing }).is_ok()
+        {
+            live.upstreams_failing.store(failing, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the link is up.
+    pub fn is_up(&self) -> bool {
+        self.live().is_some()
+    }
+
+    /// Queues a message on the link that is up now; counts it when there is none or no room.
+    fn push(&self, message: Message) {
+        self.push_by(|link| link.push(message));
+    }
+
+    fn push_by(&self, push: impl FnOnce(&Link) -> Result<(), Full>) {
+        let live = self.live().clone();
+        if live.is_none_or(|live| push(&live.link).is_err()) {
+            self.metrics.undelivered.inc();
+        }
+    }
+
+    /// Gives an answer to the cluster. When nobody waits for it there, it may leave together with others.
+    fn send_publish(&self, key: &Key, entry: &Entry, token: Option<Token>, urgent: bool) {
+        // No reply is asked for: the client has its answer, and nothing here would act on one.
+        let publish = Publish { key: key.clone(), entry: entry.clone(), token, level: None };
+        let message = Message::Publish { id: 0, publish };
+        self.push_by(|link| if urgent { link.push(message) } else { link.push_idly(message) });
+    }
+
+    fn live(&self) -> MutexGuard<'_, Option<Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The mesh of one worker.
+#[derive(Clone, Debug)]
+pub struct Linked(pub Arc<Agent>);
+
+impl Mesh for Linked {
+    fn ask(
+        &self,
+        key: &Key,
+        mode: LookupMode,
+        deadline: Duration,
+        trace: Option<TraceContext>,
+    ) -> Result<Conversation, Absent> {
+        let agent = &self.0;
+        let up = agent.live().clone().filter(|live| !live.leaving.load(Ordering::Relaxed));
+        let live = up.ok_or(Absent::Unable(MissOutcome::link_down))?;
+        if agent.hearing.is_open() {
+            return Err(Absent::Unable(MissOutcome::breaker_open));
+        }
+        let pending = live.requests.open().ok_or(Absent::Unable(MissOutcome::limit))?;
+        let lookup =
+            Lookup { key: key.clone(), deadline, skipped: Vec::new(), stream: agent.worker as u64, trace, mode };
+        let message = Message::Lookup { id: pending.id, lookup };
+        let conversation = Conversation::new(Arc::clone(agent), live, pending, Moment::now());
+        conversation.begin(message).map_err(|_full| Absent::Unable(MissOutcome::limit))
+    }
+
+    fn publish(&self, key: &Key, entry: &Entry) {
+        self.0.send_publish(key, entry, None, false);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! The task of one flight: it feeds the miss's life with what happens, and does what that says.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::Fuse;
+use heimdall_shared::clock::Moment;
+use heimdall_shared::dns::answer;
+use heimdall_shared::entry::Entry;
+use heimdall_shared::key::Key;
+use heimdall_shared::link::LookupMode;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::life::{Action, Life, Memory};
+use super::second_best::SecondBest;
+use super::{Core, Flight, Outcome};
+use crate::agent::{Conversation, Lease, Mesh, Silence, Word};
+use crate::metrics::MissOutcome;
+use crate::upstream;
+
+/// Fetches the answer to `key` and lands the flight.
+pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: Arc<Flight>, failed: Option<Outcome>) {
+    let mut landing = Landing { core: &core, key: &key, flight: &flight, landed: false };
+    let begun = Instant::now();
+    let deadline = begun + core.budget;
+    // The last moment for an attempt of our own, but never before others had half of the time.
+    let late_at = deadline - core.upstreams.attempt_timeout().min(core.budget / 2);
+    let mode = flight.refreshes.map_or(LookupMode::Join, |held| LookupMode::Refresh { held });
+    let counts = flight.refreshes.is_none();
+    let asked = mesh.ask(&key, mode, core.budget, flight.trace);
+    let (mut conversation, asked) = match asked {
+        Ok(conversation) => (Some(conversation), Ok(())),
+        Err(absent) => (None, Err(absent)),
+    };
+    let mut silence = conversation.as_ref().map(Conversation::silence);
+    let (mut life, mut actions) = Life::<Lease>::begin(asked, failed);
+
+    let (tell, mut told) = oneshot::channel();
+    let mut tell = Some(tell);
+    let mut struggling = false;
+    let (mut late, mut expired) = (false, false);
+    // One timer for both, set once and not anew with every word.
+    let mut time = pin!(sleep_until(late_at));
+    let mut resolving = pin!(Fuse::terminated());
+    let mut second_best = SecondBest::new(&core, &key, begun);
+    let mut unanswered = None;
+    loop {
+        for action in actions {
+            match action {
+                Action::Resolve => {
+                    let Some(tell) = tell.take() else { continue };
+                    if flight.refreshes.is_some() {
+                        core.metrics.refresh_resolutions.inc();
+                    }
+                    // Whoever inherits a lease late still gets the time of one attempt.
+                    let until = deadline.max(Instant::now() + core.upstreams.attempt_timeout());
+                    // Nobody listens any more when the flight has landed.
+                    let struggle = move || tell.send(()).unwrap_or_default();
+                    // Boxed: most flights never ask, and each is copied several times before it begins.
+                    let resolve = Box::pin(core.upstreams.resolve(&key, until, flight.trace, struggle));
+                    resolving.set(resolve.fuse());
+                }
+                Action::AskAgain => {
+                    match mesh.ask(&key, mode, deadline.saturating_duration_since(Instant::now()), flight.trace) {
+                        Ok(again) => {
+                            silence = Some(again.silence());
+                            conversation = Some(again);
+                        }
+                        Err(_) => life.not_asked(),
+                    }
+                }
+                Action::Keep(entry) => {
+                    core.cache.insert(&key, &entry, Moment::now());
+                    core.failures().answered(&key);
+                }
+                Action::Remember(Memory::Own(known)) => core.failures().failed(&key, known, Moment::now()),
+                Action::Remember(Memory::Told(remaining)) => core.failures().told(&key, remaining, Moment::now()),
+                // First whatever else is to be done: what is second best may have to be asked for.
+                Action::Finish(outcome) if outcome.is_failure() => unanswered = Some(outcome),
+                Action::Finish(outcome) => landing.land(outcome),
+                Action::Publish(entry, Some(lease)) => lease.publish(&key, &entry),
+                Action::Publish(entry, None) => mesh.publish(&key, &entry),
+                Action::Fail(lease, kind) => lease.fail(kind),
+                // A lease that is dropped goes back.
+                Action::Release(lease) => drop(lease),
+                // A refresh is no miss.
+                Action::Count(_) | Action::CountFallback if !counts => {}
+                Action::Count(outcome) => {
+                    if matches!(outcome, MissOutcome::entry | MissOutcome::held_entry) {
+                        core.metrics.mesh_hits.inc();
+                    }
+                    core.metrics.outcome(outcome);
+                }
+                Action::CountFallback => {
+                    core.metrics.fallbacks.inc();
+                }
+            }
+        }
+        if life.is_finished() {
+            break;
+        }
+        if let (true, Some(lease)) = (struggling, life.lease()) {
+            lease.struggle();
+        }
+        actions = tokio::select! {
+            word = next(&mut conversation), if life.is_asking_mesh() => {
+                if let Word::Held(Some(holder)) = word {
+                    flight.held_by(holder);
+                }
+                life.heard(core.checked(&key, word))
+            }
+            () = spent(&silence), if life.minds_silence() => life.silent(),
+            resolution = &mut resolving => {
+                if let Some(silence) = &silence {
+                    silence.renew();
+                }
+                let now = Moment::now();
+                if !matches!(resolution.outcome, upstream::Outcome::NoAnswer | upstream::Outcome::Overload) {
+                    core.failures().heard(now);
+                }
+                life.resolved(resolution.outcome, now)
+            }
+            Ok(()) = &mut told, if !struggling => {
+                struggling = true;
+                life.struggled()
+            }
+            () = &mut time, if !expired => {
+                if late {
+                    expired = true;
+                    life.expired()
+                } else {
+                    late = true;
+                    time.as_mut().reset(deadline);
+                    life.late()
+                }
+            }
+            found = second_best.next(&*mesh) => {
+                landing.meanwhile(found);
+                Vec::new()
+            }
+        };
+    }
+    if let Some(outcome) = unanswered {
+        let found = if flight.is_waited_for() { second_best.last_resort(&*mesh).await } else { None };
+        landing.land(found.unwrap_or(outcome));
+    }
+}
+
+impl Core {
+    /// An entry must answer the question of its key, whoever sent it: a mesh that lies is one that has nothing.
+    pub(super) fn checked(&self, key: &Key, word: Word<Lease>) -> Word<Lease> {
+        let (entry, is_stale) = match word {
+            Word::Entry(entry) => (entry, false),
+            Word::Stale(entry) => (entry, true),
+            word => return word,
+        };
+        match answer::check(key, &entry.packet, self.upstreams.limits()) {
+            Ok(longest) => {
+                // Cut out of a received message, it would keep all of that in memory for as long as L1 keeps it.
+                let packet = Bytes::copy_from_slice(&entry.packet);
+                let entry = Entry { packet, lifetime: entry.lifetime.min(longest), born: entry.born };
+                if is_stale { Word::Stale(entry) } else { Word::Entry(entry) }
+            }
+            Err(refused) => {
+                self.metrics.agent.refuse_entry();
+                debug!(%refused, "the agent sent an entry that does not answer its key");
+                Word::Proceed
+            }
+        }
+    }
+}
+
+/// The next word of a conversation. Where there is none, nothing is ever said.
+pub(super) async fn next(conversation: &mut Option<Conversation>) -> Word<Lease> {
+    match conversation {
+        Some(conversation) => conversation.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn spent(silence: &Option<Silence>) {
+    match silence {
+        Some(silence) => silence.spent().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells everybody who waits and takes the flight off the list, whatever happens to its task.
+struct Landing<'a> {
+    core: &'a Core,
+    key: &'a Key,
+    flight: &'a Arc<Flight>,
+    landed: bool,
+}
+
+impl Landing<'_> {
+    /// What those get who have waited long enough, and those who come before the flight has landed.
+    fn meanwhile(&self, outcome: Outcome) {
+        self.flight.land(outcome);
+    }
+
+    fn land(&mut self, outcome: Outcome) {
+        self.landed = true;
+        // Off the list first: whoever comes now finds the answer in L1, or begins anew when it is kept nowhere.
+        self.core.flights().remove(self.key);
+        self.flight.land(outcome);
+    }
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.land(Outcome::Failed);
+        }
+        if self.flight.refreshes.is_some() {
+            self.core.refreshing.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! How a miss is answered: one flight per key in the process, whoever asks.
+//!
+//! ```text
+//! resolve(key) ─► join the key's flight, or look in L1 again and begin one
+//!                      flight: mesh.ask ─► life (pure) ◄─ silence, upstreams
+//!                                           └─► L1, everybody who waits, then the cluster
+//! ```
+//!
+//! A flight is a task of its own: clients may go away, the answer is fetched and kept all the same.
+
+mod flight;
+mod life;
+mod second_best;
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use heimdall_shared::clock::Moment;
+use heimdall_shared::dns::rr::class;
+use heimdall_shared::entry::Entry;
+use heimdall_shared::key::Key;
+use heimdall_shared::telemetry::{Span, Tracer};
+use heimdall_shared::trace::TraceContext;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::{self, Agent, Hearing, Linked, Mesh, Off};
+use crate::cache::Cache;
+use crate::failures::{Failures, Known};
+use crate::metrics::{Metrics, MissOutcome};
+use crate::upstream::{self, Upstreams};
+
+/// Flights of this process. Each holds some 4 KiB; a client that goes away leaves its flight, so this is more than the
+/// misses that workers let in. Beyond it a query fails at once.
+const FLIGHTS_MAX: usize = 16_384;
+
+/// How often the agent may be told how the upstreams are: it judges over several seconds.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Refreshes under way in this process: what a few hundred popular names that end in the same second need. Beyond it they end,
+/// and the next client waits.
+const REFRESHES_MAX: usize = 256;
+
+/// Clients that wait for one flight: a storm on one name must not fill the process. Beyond it a query fails at once.
+const WAITERS_MAX: usize = 4_096;
+
+/// Holders that one flight's span links to: leases that were lost one after the other within its time.
+const HOLDERS_MAX: usize = 8;
+
+/// What a miss ends in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer.
+    Answer {
+        /// The answer in normal form.
+        entry: Entry,
+        /// Whether an upstream was just asked for it; only then its AA bit is passed on.
+        fresh: bool,
+    },
+    /// An answer that is dead, since nobody has a live one in time.
+    Stale(Entry),
+    /// The upstreams' other return code, to be relayed.
+    Rcode(u8),
+    /// No upstream had an answer: SERVFAIL.
+    Failed,
+    /// A limit was full: nobody was asked.
+    Refused,
+}
+
+/// When a dead answer is better than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// How long ago it may have died; zero when none is ever given.
+    pub limit: Duration,
+    /// After how long without an answer.
+    pub after: Duration,
+    /// How long it is given at once after a failure, instead of asking again.
+    pub recheck: Duration,
+}
+
+impl Stale {
+    /// Whether there is any.
+    pub(crate) const fn is_on(&self) -> bool {
+        !self.limit.is_zero()
+    }
+}
+
+impl Outcome {
+    /// Whether the client would get no answer. RFC 8767 5: NOERROR and NXDOMAIN refresh what is known; any other return code
+    /// does not.
+    const fn is_failure(&self) -> bool {
+        matches!(self, Self::Rcode(_) | Self::Failed | Self::Refused)
+    }
+
+    /// What it is, in the words of a span's attribute.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Answer { fresh: true, .. } => "fetched",
+            Self::Answer { fresh: false, .. } => "shared",
+            Self::Stale(_) => "stale",
+            Self::Rcode(_) => "rcode",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What all workers share to answer misses.
+#[derive(Debug)]
+pub struct Core {
+    upstreams: Arc<Upstreams>,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    tracer: Tracer,
+    hearing: Arc<Hearing>,
+    budget: Duration,
+    stale: Stale,
+    refreshing: AtomicUsize,
+    flights: Mutex<HashMap<Key, Arc<Flight>, RandomState>>,
+    failures: Mutex<Failures>,
+}
+
+/// A key that is being fetched.
+#[derive(Debug)]
+struct Flight {
+    /// A stale answer may stand here before the flight has landed, which goes on for those who come later.
+    outcome: OnceLock<Outcome>,
+    landed: Notify,
+    /// When the entry was born that this flight is to replace, while that still lives.
+    refreshes: Option<Moment>,
+    waiters: AtomicUsize,
+    /// The span of the query that began it.
+    trace: Option<TraceContext>,
+    /// Spans of other replicas that it waited for.
+    holders: Mutex<Vec<TraceContext>>,
+}
+
+/// Answers the misses of one worker.
+#[derive(Debug)]
+pub struct Resolver {
+    core: Arc<Core>,
+    mesh: Arc<dyn Mesh>,
+    flights: TaskTracker,
+    link: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Core {
+    /// Nothing is under way. A query takes at most `budget`; dead answers are given as `stale` says.
+    pub fn new(
+        upstreams: Arc<Upstreams>,
+        cache: Arc<Cache>,
+        metrics: Arc<Metrics>,
+        tracer: Tracer,
+        budget: Duration,
+        stale: Stale,
+    ) -> Arc<Self> {
+        let (flights, failures, refreshing) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        let hearing = Arc::default();
+        Arc::new(Self { upstreams, cache, metrics, tracer, hearing, budget, stale, refreshing, flights, failures })
+    }
+
+    /// The dead answer that this process has for a key, if it may be given.
+    fn stale(&self, key: &Key, now: Moment) -> Option<Outcome> {
+        if !self.stale.is_on() {
+            return None;
+        }
+        let ready = self.cache.get_stale(key.as_bytes(), now, self.stale.limit)?;
+        let entry = ready.entry();
+        Some(if ready.is_live(now) { Outcome::Answer { entry, fresh: false } } else { Outcome::Stale(entry) })
+    }
+
+    /// A flight that replaces the live answer for `key`, unless somebody is at it, or it was replaced, or it failed a moment ago.
+    fn board_to_refresh(&self, key: &Key, now: Moment) -> Option<Arc<Flight>> {
+        let mut flights = self.flights();
+        if flights.contains_key(key) || self.failures().is_hopeless(key, self.stale.recheck, now) {
+            return None;
+        }
+        let born = self.cache.get(key.as_bytes(), now)?.born();
+        if flights.len() >= FLIGHTS_MAX || self.refreshing.load(Ordering::Relaxed) >= REFRESHES_MAX {
+            self.metrics.refreshes_dropped.inc();
+            return None;
+        }
+        self.refreshing.fetch_add(1, Ordering::Relaxed);
+        self.metrics.refreshes.inc();
+        let flight = Arc::new(Flight::new(None, Some(born)));
+        flights.insert(key.clone(), Arc::clone(&flight));
+        Some(flight)
+    }
+
+    /// A way to the answer of `key`; a new flight must then be begun by the caller.
+    fn board(&self, key: &Key, trace: Option<TraceContext>, now: Moment) -> Boarding {
+        let mut flights = self.flights();
+        // A refresh is nothing to wait for while what it is to replace still lives.
+        let waits = |flight: &&Arc<Flight>| flight.refreshes.is_none() || self.cache.get(key.as_bytes(), now).is_none();
+        if let Some(flight) = flights.get(key).filter(waits) {
+            return Seat::take(flight).map_or(Boarding::Over(Outcome::Refused), Boarding::Join);
+        }
+        // Another flight may have landed since the worker looked: it fills L1 before it leaves the list.
+        if let Some(ready) = self.cache.get(key.as_bytes(), now) {
+            return Boarding::Over(Outcome::Answer { entry: ready.entry(), fresh: false });
+        }
+        if self.failures().is_hopeless(key, self.stale.recheck, now)
+            && let Some(stale) = self.stale(key, now)
+        {
+            return Boarding::Over(stale);
+        }
+        let failed = match self.failures().known(key, now) {
+            Some(Known::Shared) => return Boarding::Over(Outcome::Failed),
+            Some(Known::Local(None)) => Some(Outcome::Failed),
+            Some(Known::Local(Some(rcode))) => Some(Outcome::Rcode(rcode)),
+            None => None,
+        };
+        if flights.len() >= FLIGHTS_MAX {
+            return Boarding::Over(Outcome::Refused);
+        }
+        let flight = Arc::new(Flight::new(trace, None));
+        flights.insert(key.clone(), Arc::clone(&flight));
+        match Seat::take(&flight) {
+            Some(seat) => Boarding::Begin(flight, seat, failed),
+            None => Boarding::Over(Outcome::Refused),
+        }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>, RandomState>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight {
+    fn new(trace: Option<TraceContext>, refreshes: Option<Moment>) -> Self {
+        Self {
+            outcome: OnceLock::new(),
+            landed: Notify::new(),
+            refreshes,
+            waiters: AtomicUsize::new(0),
+            trace,
+            holders: Mutex::default(),
+        }
+    }
+
+    /// Tells everybody who waits. The first outcome stays.
+    fn land(&self, outcome: Outcome) {
+        let _one_is_there_already = self.outcome.set(outcome);
+        self.landed.notify_waiters();
+    }
+
+    /// Whether there is a client.
+    fn is_waited_for(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) > 0
+    }
+
+    /// Another replica's query, with this span, holds the lease.
+    fn held_by(&self, holder: TraceContext) {
+        let mut holders = self.holders();
+        if holders.len() < HOLDERS_MAX {
+            holders.push(holder);
+        }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Vec<TraceContext>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Boarding {
+    /// Nothing to wait for.
+    Over(Outcome),
+    /// Somebody is fetching it.
+    Join(Seat),
+    /// Nobody is; with the failure of this process that is still remembered.
+    Begin(Arc<Flight>, Seat, Option<Outcome>),
+}
+
+/// A place among those who wait for a flight.
+struct Seat {
+    flight: Arc<Flight>,
+}
+
+impl Seat {
+    fn take(flight: &Arc<Flight>) -> Option<Self> {
+        if flight.waiters.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
+            flight.waiters.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self { flight: Arc::clone(flight) })
+    }
+
+    async fn landing(self) -> Outcome {
+        let mut landed = pin!(self.flight.landed.notified());
+        loop {
+            // Registered before the look, so that a landing in between is not missed.
+            landed.as_mut().enable();
+            if let Some(outcome) = self.flight.outcome.get() {
+                return outcome.clone();
+            }
+            landed.as_mut().await;
+            landed.set(self.flight.landed.notified());
+        }
+    }
+}
+
+/// Tells the agent how the upstreams are, until `stop` is cancelled.
+async fn report_upstreams(core: Arc<Core>, agent: Arc<Agent>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(REPORT_EVERY)).await.is_some() {
+        agent.tell_upstreams(core.upstreams.all_failing());
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.flight.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Resolver {
+    /// A worker's resolver, to be made in its runtime: with the settings of a link it begins to look for the agent.
+    pub fn new(core: &Arc<Core>, agent: Option<agent::Settings>, worker: usize) -> Self {
+        let (link, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mesh: Arc<dyn Mesh> = match agent {
+            None => Arc::new(Off),
+            Some(settings) => {
+                let agent = Agent::new(settings, worker, &core.metrics.agent, &core.hearing);
+                link.spawn(Arc::clone(&agent).run(stop.clone()));
+                link.spawn(report_upstreams(Arc::clone(core), Arc::clone(&agent), stop.clone()));
+                Arc::new(Linked(agent))
+            }
+        };
+        Self { core: Arc::clone(core), mesh, flights: TaskTracker::new(), link, stop }
+    }
+
+    /// Begins to fetch the answer to `key` anew, which still lives. Nobody waits for it.
+    pub fn refresh(&self, key: &Key) {
+        if let Some(flight) = self.core.board_to_refresh(key, Moment::now()) {
+            let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
+            self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, None));
+        }
+    }
+
+    /// Finds the answer to `key`.
+    pub async fn resolve(&self, key: &Key) -> Outcome {
+        let mut span = self.core.tracer.root("dns.query");
+        let mut outcome = self.find(key, span.as_mut()).await;
+        if outcome.is_failure() && key.qclass() == class::IN {
+            // Whatever stood in the way: a full limit, a failure that is remembered.
+            outcome = self.core.stale(key, Moment::now()).unwrap_or(outcome);
+        }
+        if let Some(span) = &mut span {
+            span.attribute("dns.question.type", i64::from(key.qtype()));
+            span.attribute("heimdall.outcome", outcome.as_str());
+        }
+        outcome
+    }
+
+    async fn find(&self, key: &Key, span: Option<&mut Span>) -> Outcome {
+        let trace = span.as_ref().map(|span| span.context());
+        // Other classes are forwarded and neither kept nor shared: their few queries need no machinery.
+        if key.qclass() != class::IN {
+            // Boxed: no other query's task must have room for it.
+            return Box::pin(self.ask_alone(key, trace)).await;
+        }
+        let seat = match self.core.board(key, trace, Moment::now()) {
+            Boarding::Over(outcome) => {
+                match outcome {
+                    Outcome::Refused => self.core.metrics.outcome(MissOutcome::refused),
+                    Outcome::Failed => self.core.metrics.outcome(MissOutcome::remembered),
+                    // L1 had it by now.
+                    Outcome::Answer { .. } | Outcome::Stale(_) | Outcome::Rcode(_) => {}
+                }
+                return outcome;
+            }
+            Boarding::Join(seat) => {
+                if let (Some(span), Some(fetching)) = (span, &seat.flight.trace) {
+                    span.link(fetching);
+                }
+                return seat.landing().await;
+            }
+            Boarding::Begin(flight, seat, failed) => {
+                let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
+                self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, failed));
+                seat
+            }
+        };
+        let flight = Arc::clone(&seat.flight);
+        let outcome = seat.landing().await;
+        if let Some(span) = span {
+            for holder in &*flight.holders() {
+                span.link(holder);
+            }
+        }
+        outcome
+    }
+
+    /// Waits for the flights that this worker began, then lets what they published leave and closes the link.
+    pub async fn drain(&self) {
+        self.flights.close();
+        self.flights.wait().await;
+        self.stop.cancel();
+        self.link.close();
+        self.link.wait().await;
+    }
+
+    async fn ask_alone(&self, key: &Key, trace: Option<TraceContext>) -> Outcome {
+        let deadline = Instant::now() + self.core.budget;
+        match self.core.upstreams.resolve(key, deadline, trace, || {}).await.outcome {
+            upstream::Outcome::Answer { answer, born } => {
+                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime };
+                Outcome::Answer { entry, fresh: true }
+            }
+            upstream::Outcome::Rcode(rcode) => Outcome::Rcode(rcode),
+            upstream::Outcome::ServFail | upstream::Outcome::NoAnswer => Outcome::Failed,
+            upstream::Outcome::Overload => Outcome::Refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! One received batch and the replies to it: the hit path. No task, no allocation, no wait, no log line.
+
+use std::sync::Arc;
+
+use heimdall_shared::clock::Moment;
+
+use crate::cache::Cache;
+use crate::metrics::WorkerTallies;
+use crate::query::{KeyBuf, Query, Reject, UDP_PAYLOAD};
+use crate::refresh::{Ahead, Popular};
+use crate::reply;
+
+/// Datagrams per system call. The cost per datagram falls until 8 to 32 and not beyond.
+pub const BATCH: usize = 32;
+
+/// Octets kept of a received datagram: an Ethernet frame's worth, which no honest query exceeds. A longer one is cut, and
+/// then refused as malformed.
+pub const DATAGRAM_MAX: usize = 1_500;
+
+/// Datagrams with their addresses, in buffers that live as long as the worker.
+#[derive(Debug)]
+pub struct Slots<P, const SIZE: usize> {
+    buffers: Box<[[u8; SIZE]; BATCH]>,
+    lengths: [usize; BATCH],
+    peers: [Option<P>; BATCH],
+    count: usize,
+}
+
+impl<P: Copy, const SIZE: usize> Slots<P, SIZE> {
+    /// Empty slots.
+    pub fn new() -> Self {
+        let buffers = vec![[0; SIZE]; BATCH].into_boxed_slice();
+        let buffers = buffers.try_into().expect("the vector must hold BATCH buffers");
+        Self { buffers, lengths: [0; BATCH], peers: [None; BATCH], count: 0 }
+    }
+
+    /// Number of datagrams.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is no datagram.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The octets of datagram `index`.
+    #[inline]
+    pub fn packet(&self, index: usize) -> &[u8] {
+        &self.buffers[index][..self.lengths[index]]
+    }
+
+    /// The addresses of all slots; those from [`Slots::len`] on mean nothing.
+    #[inline]
+    pub const fn peers(&self) -> &[Option<P>; BATCH] {
+        &self.peers
+    }
+
+    /// The buffers to receive into. [`Slots::received`] says what arrived.
+    #[inline]
+    pub fn buffers_mut(&mut self) -> &mut [[u8; SIZE]; BATCH] {
+        &mut self.buffers
+    }
+
+    /// The buffers to receive into, and where length (within the buffer) and sender of each datagram belong.
+    /// [`Slots::set_len`] says how many there are.
+    #[inline]
+    pub(super) fn parts_mut(&mut self) -> (&mut [[u8; SIZE]; BATCH], &mut [usize; BATCH], &mut [Option<P>; BATCH]) {
+        (&mut self.buffers, &mut self.lengths, &mut self.peers)
+    }
+
+    /// Takes the first `count` slots as filled.
+    #[inline]
+    pub(super) fn set_len(&mut self, count: usize) {
+        self.count = count.min(BATCH);
+    }
+
+    /// The next buffer to fill.
+    #[inline]
+    fn next_mut(&mut self) -> &mut [u8; SIZE] {
+        &mut self.buffers[self.count]
+    }
+
+    /// Forgets all datagrams.
+    #[inline]
+    pub const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Takes the next buffer as filled with `length` octets from or for `peer`.
+    #[inline]
+    pub fn received(&mut self, length: usize, peer: Option<P>) {
+        self.lengths[self.count] = length.min(SIZE);
+        self.peers[self.count] = peer;
+        self.count += 1;
+    }
+}
+
+impl<P: Copy, const SIZE: usize> Default for Slots<P, SIZE> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A worker's buffers: what was received, the replies to it, and which of it must be asked for elsewhere.
+#[derive(Debug)]
+pub struct Batch<P> {
+    /// What was received.
+    pub received: Slots<P, DATAGRAM_MAX>,
+    /// What is to be sent.
+    pub replies: Slots<P, { UDP_PAYLOAD as usize }>,
+    keys: Box<[KeyBuf; BATCH]>,
+    misses: [usize; BATCH],
+    miss_count: usize,
+    ahead: Ahead,
+    popular: Popular,
+    due: [usize; BATCH],
+    due_count: usize,
+}
+
+impl<P: Copy> Batch<P> {
+    /// Empty buffers. Popular answers within `ahead` of their end are to be fetched anew.
+    pub fn new(ahead: Ahead) -> Self {
+        let keys = Box::new([const { KeyBuf::new() }; BATCH]);
+        Self {
+            received: Slots::new(),
+            replies: Slots::new(),
+            keys,
+            misses: [0; BATCH],
+            miss_count: 0,
+            ahead,
+            popular: Popular::new(),
+            due: [0; BATCH],
+            due_count: 0,
+        }
+    }
+
+    /// Answers all that can be answered at once and gives the indexes of the datagrams that cannot.
+    pub fn answer(&mut self, now: Moment, cache: &Cache, tallies: &WorkerTallies) -> &[usize] {
+        self.replies.clear();
+        (self.miss_count, self.due_count) = (0, 0);
+        // One step of all queries before the next one of any: the processor then waits for memory once for many of them.
+        let mut asked = [const { None }; BATCH];
+        let (asked_count, rejected) = parse(&self.received, &mut self.keys, &mut self.replies, cache, &mut asked);
+        let mut found = [None; BATCH];
+        for (found, asked) in found.iter_mut().zip(&asked[..asked_count]) {
+            *found = asked.as_ref().and_then(|asked| cache.find(asked.hash));
+        }
+        let mut hits = 0;
+        for ((asked, found), key) in asked.iter().flatten().zip(found).zip(&*self.keys) {
+            let out = self.replies.next_mut();
+            let key = key.sought();
+            let copied = found.and_then(|found| {
+                cache.copy(found, key, now, out).or_else(|| cache.copy_anywhere(asked.hash, key, now, out))
+            });
+            match copied {
+                Some(copied) => {
+                    hits += 1;
+                    if self.ahead.is_due(copied.born, copied.until, now) && self.popular.hit(asked.hash, copied.born) {
+                        self.due[self.due_count] = asked.index;
+                        self.due_count += 1;
+                    }
+                    let limit = asked.query.udp_limit();
+                    let length = reply::complete(&asked.query, copied.length, false, limit, out);
+                    self.replies.received(length, self.received.peers[asked.index]);
+                }
+                None => {
+                    self.misses[self.miss_count] = asked.index;
+                    self.miss_count += 1;
+                }
+            }
+        }
+        tallies.udp_queries.add(self.received.len() as u64);
+        tallies.l1_hits.add(hits);
+        tallies.l1_misses.add(self.miss_count as u64);
+        tallies.rejected.add(rejected);
+        &self.misses[..self.miss_count]
+    }
+}
+
+/// A query of a batch.
+struct Asked<'a> {
+    query: Query<'a>,
+    hash: u64,
+    /// Which datagram it was.
+    index: usize,
+}
+
+/// Reads what was received, begins to bring near what the cache knows of it, and answers what is rejected. Gives the numbers of
+/// queries and of rejected messages.
+fn parse<'a, P: Copy>(
+    received: &'a Slots<P, DATAGRAM_MAX>,
+    keys: &mut [KeyBuf; BATCH],
+    replies: &mut Slots<P, { UDP_PAYLOAD as usize }>,
+    cache: &Cache,
+    asked: &mut [Option<Asked<'a>>; BATCH],
+) -> (usize, u64) {
+    let (mut count, mut rejected, mut touched) = (0, 0, 0);
+    for (index, (buffer, &length)) in received.buffers.iter().zip(&received.lengths).take(received.count).enumerate() {
+        let key = &mut keys[count];
+        match Query::parse_in(buffer, length, key) {
+            Ok(query) => {
+                let hash = cache.hash(key.sought());
+                touched ^= cache.touch(hash);
+                asked[count] = Some(Asked { query, hash, index });
+                count += 1;
+            }
+            Err(reject) => {
+                rejected += 1;
+                if reject != Reject::Silent {
+                    let length = reply::rejection(&reject, replies.next_mut());
+                    replies.received(length, received.peers[index]);
+                }
+            }
+        }
+    }
+    std::hint::black_box(touched);
+    (count, rejected)
+}
+
+impl<P> Batch<P> {
+    /// The datagrams that the last [`Batch::answer`] could not answer.
+    #[inline]
+    pub fn misses(&self) -> &[usize] {
+        &self.misses[..self.miss_count]
+    }
+
+    /// The datagrams of the last [`Batch::answer`] whose answers are to be fetched anew.
+    #[inline]
+    pub fn due(&self) -> &[usize] {
+        &self.due[..self.due_count]
+    }
+}
+
+impl<P: Copy> Default for Batch<P> {
+    fn default() -> Self {
+        Self::new(Ahead::OFF)
+    }
+}
+
+/// What answering needs, one copy per worker.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// The first-level cache of the process.
+    pub cache: Arc<Cache>,
+    /// The worker's counters.
+    pub tallies: Arc<WorkerTallies>,
+    /// Which answers are fetched anew before they end.
+    pub ahead: Ahead,
+}
