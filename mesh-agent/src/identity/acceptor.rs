@@ -1,0 +1,206 @@
+//! The peer port: accepts connections, does the handshakes, hands out those that are somebody.
+//!
+//! ```text
+//! accept loop ──permit──► handshake task (5 s) ──┬─ refused: log, count, close
+//!                                               └─ done ──► bounded channel ──► the gRPC server's incoming stream
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::credentials::Snapshot;
+use super::expiring::Expiring;
+use super::files::not_after;
+use super::metrics::IdentityMetrics;
+use super::refusal::Refusal;
+use super::spiffe::Identity;
+use crate::log_limit::LogLimit;
+use crate::seated::Seated;
+
+/// Handshakes at a time. One costs about a millisecond of CPU; more at once only make all of them late. When all are
+/// taken, connections wait in the kernel's backlog.
+pub const HANDSHAKES_MAX: usize = 64;
+
+/// Longest handshake. A slow link needs three round trips; who stays silent must not keep a place.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections at a time: two links to each of 200 replicas, and operators. One more is closed and counted.
+pub const CONNECTIONS_MAX: usize = 512;
+
+/// Finished connections that the server has not picked up yet. It picks up at once; when it does not, handshakes wait.
+const PICKUP_QUEUE: usize = 16;
+
+/// Shortest and longest pause after the system refused to hand over a connection for want of files or memory: without
+/// one the loop would spin, and the condition lasts for seconds rather than for milliseconds.
+const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Lines per second about refused connections: enough to see a pattern, too few to fill a disk.
+const LOG_LINES_PER_SECOND: u32 = 5;
+
+/// Who is at the other end of a connection: the services find it in each request's extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Whom the certificate names.
+    pub identity: Identity,
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+}
+
+/// A connection whose other end is a replica or an operator of our trust domain.
+pub type PeerStream = Seated<Expiring<TlsStream<TcpStream>>, PeerInfo>;
+
+/// The accept loop.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    identity: watch::Receiver<Arc<Snapshot>>,
+    metrics: IdentityMetrics,
+    connections: Arc<Semaphore>,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
+    log: Arc<LogLimit>,
+}
+
+impl Acceptor {
+    /// An acceptor for `listener`, and the stream of what it accepts. The stream ends when [`Acceptor::run`] does.
+    pub fn new(
+        listener: TcpListener,
+        identity: watch::Receiver<Arc<Snapshot>>,
+        metrics: IdentityMetrics,
+    ) -> (Self, ReceiverStream<io::Result<PeerStream>>) {
+        let (accepted, pickup) = mpsc::channel(PICKUP_QUEUE);
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let log = Arc::new(LogLimit::new(LOG_LINES_PER_SECOND));
+        (Self { listener, identity, metrics, connections, accepted, log }, ReceiverStream::new(pickup))
+    }
+
+    /// Accepts until `stop`. Then the port is closed at once and handshakes under way are given up: there would be
+    /// nobody to serve them.
+    pub async fn run(self, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let mut pause = ACCEPT_PAUSES.0;
+        while let Some((tcp, address, place)) = stop.run_until_cancelled(self.next(&handshakes, &mut pause)).await {
+            let handshake = self.handshake(tcp, address, place);
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(handshake).await;
+            });
+        }
+        drop(self);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// The next connection, with its place among the handshakes. Errors of the system do not end the loop.
+    async fn next(
+        &self,
+        handshakes: &Arc<Semaphore>,
+        pause: &mut Duration,
+    ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        let place = Arc::clone(handshakes).acquire_owned().await.expect("the semaphore must never be closed");
+        loop {
+            match self.listener.accept().await {
+                Ok((tcp, address)) => {
+                    *pause = ACCEPT_PAUSES.0;
+                    return (tcp, address, place);
+                }
+                // The connection died in the queue: the next one may be well.
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection ended before it was accepted")
+                }
+                Err(error) => {
+                    self.metrics.count_accept_error();
+                    if let Some(suppressed) = self.log.allow() {
+                        warn!(%error, suppressed, pause = ?*pause, "cannot accept peer connections now, trying again");
+                    }
+                    tokio::time::sleep(*pause).await;
+                    *pause = (*pause * 2).min(ACCEPT_PAUSES.1);
+                }
+            }
+        }
+    }
+
+    fn handshake(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        // The newest certificate counts for each connection.
+        let server = Arc::clone(&self.identity.borrow().server);
+        let connections = Arc::clone(&self.connections);
+        let accepted = self.accepted.clone();
+        let metrics = self.metrics.clone();
+        let log = Arc::clone(&self.log);
+        async move {
+            let result = greet(tcp, address, server, &connections).await;
+            match result {
+                Ok(stream) => {
+                    metrics.count_accepted(&stream.info().identity.role);
+                    debug!(%address, identity = %stream.info().identity, "peer connected");
+                    // The receiver is gone only when the server is: then there is nobody to serve this connection.
+                    let _ = accepted.send(Ok(stream)).await;
+                }
+                Err((reason, detail)) => {
+                    metrics.count_refused(reason);
+                    if let Some(suppressed) = log.allow() {
+                        warn!(%address, reason = reason.as_str(), detail, suppressed, "peer connection refused");
+                    }
+                }
+            }
+            // Held until the server has the connection, so that it cannot be flooded with finished ones.
+            drop(place);
+        }
+    }
+}
+
+async fn greet(
+    tcp: TcpStream,
+    address: SocketAddr,
+    server: Arc<rustls::ServerConfig>,
+    connections: &Arc<Semaphore>,
+) -> Result<PeerStream, (Refusal, String)> {
+    let place = Arc::clone(connections)
+        .try_acquire_owned()
+        .map_err(|_| (Refusal::Full, format!("{CONNECTIONS_MAX} connections are open")))?;
+    // Ticks and answers are small and must not wait for each other.
+    tcp.set_nodelay(true).map_err(|error| (Refusal::Connection, error.to_string()))?;
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(server).accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err((Refusal::of(&error), Refusal::explain(&error))),
+        Err(_) => return Err((Refusal::Timeout, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
+    };
+    let (identity, not_after) = who(&stream).map_err(|error| (Refusal::NoIdentity, error))?;
+    if stream.get_ref().1.alpn_protocol().is_none() {
+        return Err((Refusal::Protocol, "it did not agree on HTTP/2 (ALPN h2)".to_owned()));
+    }
+    let info = PeerInfo { identity, address };
+    Ok(Seated::new(Expiring::new(stream, not_after), info, place))
+}
+
+/// Reads once more what the handshake has checked: the TLS library keeps the certificate and not our conclusion.
+fn who(stream: &TlsStream<TcpStream>) -> Result<(Identity, SystemTime), String> {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificate = certificates.first().ok_or("it showed no certificate")?;
+    let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;
+    let not_after = not_after(certificate).ok_or("its certificate has no readable end")?;
+    Ok((identity, not_after))
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

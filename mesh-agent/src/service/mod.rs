@@ -1,0 +1,17 @@
+//! The gRPC surfaces: decode, check who calls, call the same code as the session streams do, encode.
+
+pub mod authorize;
+pub mod local;
+mod operations;
+pub mod peer;
+pub mod standard;
+
+use heimdall_shared::trace::TraceContext;
+use tonic::metadata::MetadataMap;
+
+pub use self::operations::{Caller, Operations};
+
+/// The caller's span, if it sent one (W3C Trace Context).
+fn trace_of(metadata: &MetadataMap) -> Option<TraceContext> {
+    TraceContext::parse_traceparent(metadata.get("traceparent")?.to_str().ok()?)
+}

@@ -1,0 +1,177 @@
+//! A stream of this replica's own dns-server.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use heimdall_proto::v1::SessionBatch;
+use heimdall_shared::clock::Moment;
+use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply};
+use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tracing::{debug, info};
+
+use crate::agent::Agent;
+use crate::granter::Event;
+use crate::links::LocalStream;
+use crate::lookup::{self, ReplyTo};
+use crate::publish::{self, Destination};
+
+/// Lookups of one stream that may be on their way through the cluster at the same time: as many as one link takes.
+const ROUTES_MAX: usize = heimdall_shared::link::REQUESTS_IN_FLIGHT;
+
+/// A lookup is on its way for its deadline, and never longer than this: several times the dns-server's usual budget.
+const ROUTE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Serves one stream of the dns-server until it ends.
+pub async fn serve<S>(agent: Arc<Agent>, link: Arc<Link>, mut incoming: S, tasks: TaskTracker)
+where
+    S: Stream<Item = Result<SessionBatch, Status>> + Unpin,
+{
+    let _ = link.push(Message::Hello(agent.hello()));
+    let (hello, more) = match super::hello(&link, &mut incoming).await {
+        Ok(hello) => hello,
+        Err(refusal) => {
+            info!(%refusal, "a stream on the local socket was refused");
+            link.close();
+            return;
+        }
+    };
+    let stream = Arc::new(LocalStream {
+        id: agent.links.next_id(),
+        link: Arc::clone(&link),
+        upstreams_failing: AtomicBool::new(false),
+    });
+    agent.links.add_stream(&stream);
+    info!(stream = stream.id, from = %hello.name, "dns-server connected");
+    let reader = Reader { agent: &agent, stream: &stream, routes: Arc::default(), tasks };
+    reader.take(more);
+    loop {
+        tokio::select! {
+            batch = incoming.next() => match batch {
+                Some(Ok(batch)) => reader.take(super::receive(&agent, &link, batch)),
+                Some(Err(_)) | None => break,
+            },
+            () = link.closed() => break,
+        }
+    }
+    reader.end().await;
+    info!(stream = stream.id, "dns-server disconnected");
+}
+
+/// Lookups on their way, each with the means to call it back.
+type Routes = Arc<Mutex<HashMap<u64, CancellationToken>>>;
+
+struct Reader<'a> {
+    agent: &'a Arc<Agent>,
+    stream: &'a Arc<LocalStream>,
+    routes: Routes,
+    tasks: TaskTracker,
+}
+
+impl Reader<'_> {
+    fn take(&self, messages: Vec<Message>) {
+        let now = Moment::now();
+        for message in messages {
+            match message {
+                Message::Lookup { id, lookup } => self.lookup(id, lookup, now),
+                Message::Cancel { id } => self.cancel(id),
+                Message::Publish { id, publish } => self.publish(id, publish),
+                Message::Fail { token, kind } => publish::fail(self.agent, token, kind),
+                Message::Release { token } => publish::release(self.agent, token),
+                Message::Tick { working, struggling } => publish::tick(self.agent, &working, &struggling),
+                Message::UpstreamState { failing } => self.stream.upstreams_failing.store(failing, Ordering::Relaxed),
+                other => {
+                    self.agent.metrics.unexpected_messages.inc();
+                    debug!(?other, "a message that a dns-server has no business to send");
+                }
+            }
+        }
+    }
+
+    fn lookup(&self, id: u64, lookup: Lookup, now: Moment) {
+        let to = ReplyTo { link: self.stream.id, request: id };
+        if lookup::stored(self.agent, to, &lookup, now) {
+            self.agent.metrics.store_hits.inc();
+            return;
+        }
+        self.agent.metrics.store_misses.inc();
+        let cancelled = CancellationToken::new();
+        {
+            let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            if routes.len() >= ROUTES_MAX {
+                drop(routes);
+                self.agent.metrics.routes_full.inc();
+                lookup::reply(self.agent, to, Reply::Proceed);
+                return;
+            }
+            routes.insert(id, cancelled.clone());
+        }
+        let mode = match lookup.mode {
+            LookupMode::Stale { .. } | LookupMode::Refresh { .. } => lookup.mode,
+            // Over a stream there is no second step.
+            LookupMode::Join | LookupMode::JoinOnly | LookupMode::Acquire | LookupMode::Peek => LookupMode::Join,
+        };
+        let lookup = Lookup { stream: self.stream.id, skipped: Vec::new(), mode, ..lookup };
+        let (agent, routes) = (Arc::clone(self.agent), Arc::clone(&self.routes));
+        let within = lookup.deadline.min(ROUTE_WITHIN);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                // Called back before it began, it asks nobody.
+                biased;
+                () = cancelled.cancelled() => {}
+                // Nobody waits any more after its time, whatever became of the word that should have ended it.
+                _ = timeout(within, lookup::for_stream(&agent, to, lookup)) => {}
+            }
+            routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
+    }
+
+    fn cancel(&self, id: u64) {
+        let route = self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(route) = route {
+            route.cancel();
+        }
+        // The wait may have been here.
+        if self.agent.granter.send(Event::Cancel { link: self.stream.id, request: id }).is_err() {
+            self.agent.metrics.granter_full.inc();
+        }
+    }
+
+    fn publish(&self, id: u64, publish: Publish) {
+        let reply_to = (id != 0).then_some(ReplyTo { link: self.stream.id, request: id });
+        match publish::from_stream(self.agent, publish, reply_to) {
+            Ok(Destination::Here) => {}
+            Ok(Destination::Peer(peer, publish)) => {
+                if peer.link.push(Message::Publish { id: 0, publish }).is_err() {
+                    self.agent.metrics.undelivered.inc();
+                }
+            }
+            Err(reason) => {
+                debug!(stream = self.stream.id, reason, "a publish of the dns-server was refused");
+                if let Some(to) = reply_to {
+                    lookup::reply(self.agent, to, Reply::Refused(reason));
+                }
+            }
+        }
+    }
+
+    async fn end(&self) {
+        self.stream.link.close();
+        self.agent.links.remove_stream(self.stream.id);
+        for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            route.1.cancel();
+        }
+        let stream = self.stream.id;
+        for peer in self.agent.links.connected().peers.values() {
+            let _ = peer.link.push(Message::StreamGone { stream });
+        }
+        let (member, incarnation) = (Arc::clone(&self.agent.name), self.agent.incarnation);
+        self.agent.granter.must_hear(Event::StreamGone { member, incarnation, stream }).await;
+        self.agent.granter.must_hear(Event::LinkClosed { link: stream }).await;
+    }
+}

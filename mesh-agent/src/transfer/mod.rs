@@ -1,0 +1,228 @@
+//! Bulk copies: what this agent fetches when it starts, when the members change, and when one of them leaves.
+//!
+//! ```text
+//!  start, ring changed ─► plan: which slots, from whom ─┐
+//!  HandOver of a peer ──► plan::inherited ──────────────┴─► pull: chunk by chunk, paced ─► store, as copies
+//!                                                  Warming ◄─┘ fetched: leases of these slots ask nobody first
+//! ```
+//!
+//! Whoever lacks entries fetches them; nobody pushes. So each side of a transfer knows what it asked for and when, and a
+//! peer that is slow or dies ends only its part.
+
+mod handover;
+mod pace;
+pub mod plan;
+mod pull;
+pub mod serve;
+mod slots;
+mod warming;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use heimdall_shared::admin::Latch;
+use heimdall_shared::clock::Moment;
+use heimdall_shared::link::Message;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::agent::Agent;
+use crate::identity::Connector;
+
+pub use self::handover::{HandOver, Outcome, TAKEN_WITHIN};
+pub use self::pace::Pace;
+pub use self::pull::{Puller, Taken};
+pub use self::slots::Slots;
+pub use self::warming::{WARM_WITHIN, Warming};
+
+/// An agent is ready when it has its share of the entries, or after this time: with the 3 s in which the members may
+/// connect it stays below 10 s.
+pub const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a starting agent looks whether its members have connected.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// When a source fails, its part is shared out among the others so many times.
+const ROUNDS: usize = 3;
+
+/// Peers that may ask to be taken over from before the first of them is served: each asks once.
+const JOBS: usize = 64;
+
+/// Fetches under way at a time. One more peer that leaves is told that nothing was taken: its entries are fetched when they
+/// are asked for.
+const FETCHES_MAX: usize = 16;
+
+/// The slots whose entries this agent may lack.
+#[derive(Debug)]
+pub struct Warmth(ArcSwap<Warming>);
+
+impl Warmth {
+    /// Of an agent that starts.
+    pub fn starting(now: Moment) -> Self {
+        Self(ArcSwap::from_pointee(Warming::starting(now)))
+    }
+
+    /// As of now.
+    pub fn now(&self) -> Arc<Warming> {
+        self.0.load_full()
+    }
+
+    fn change(&self, change: impl Fn(&Warming) -> Warming) {
+        self.0.rcu(|warming| change(warming));
+    }
+}
+
+/// The task that fetches.
+#[derive(Debug)]
+pub struct Transfers {
+    puller: Puller,
+    leavers: mpsc::Receiver<Arc<str>>,
+}
+
+/// The queue of members that want to be taken over from.
+pub fn channel() -> (mpsc::Sender<Arc<str>>, mpsc::Receiver<Arc<str>>) {
+    mpsc::channel(JOBS)
+}
+
+impl Transfers {
+    /// A task for `agent` that lets so many bytes per second in.
+    pub fn new(
+        agent: Arc<Agent>,
+        connector: Arc<Connector>,
+        bytes_per_second: u64,
+        leavers: mpsc::Receiver<Arc<str>>,
+    ) -> Self {
+        let pace = Arc::new(Mutex::new(Pace::new(bytes_per_second, Moment::now())));
+        Self { puller: Puller { agent, connector, pace }, leavers }
+    }
+
+    /// Runs until `stop` is cancelled. The latches are let go of when each member had its chance to connect, before which
+    /// this replica would act as if alone, and when the share is here or has taken too long.
+    pub async fn run(mut self, members: Latch, share: Latch, stop: CancellationToken) {
+        let agent = Arc::clone(&self.puller.agent);
+        let settled = async {
+            while !agent.view().is_settled(Moment::now()) {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        if stop.run_until_cancelled(settled).await.is_none() {
+            return;
+        }
+        drop(members);
+        let mut views = agent.view.clone();
+        let mut ring = views.borrow_and_update().ring_shared();
+        let mut fetches = JoinSet::new();
+        let mine = plan::share(&ring, &agent.name);
+        fetches.spawn(self.puller.clone().warm_up(mine, Some(share)));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(leaver) = self.leavers.recv() => {
+                    if fetches.len() < FETCHES_MAX {
+                        fetches.spawn(self.puller.clone().take_over(leaver));
+                    } else {
+                        answer(&agent, &leaver, Taken::default());
+                    }
+                }
+                Ok(()) = views.changed() => {
+                    let now = views.borrow_and_update().ring_shared();
+                    if now.digest() != ring.digest() {
+                        let gained = plan::gained(&ring, &now, &agent.name);
+                        ring = now;
+                        if fetches.len() < FETCHES_MAX {
+                            fetches.spawn(self.puller.clone().warm_up(gained, None));
+                        }
+                    }
+                }
+                Some(_) = fetches.join_next() => {}
+            }
+        }
+        fetches.shutdown().await;
+    }
+}
+
+impl Puller {
+    /// Fetches `slots` from whoever has them; `ready` is let go of when that is done or takes too long.
+    async fn warm_up(self, slots: Slots, ready: Option<Latch>) {
+        let agent = Arc::clone(&self.agent);
+        let share = plan::share(agent.view().ring(), &agent.name);
+        agent.warmth.change(|warming| warming.fetching(&slots, &share, Moment::now()));
+        let begun = Moment::now();
+        let mut fetching = std::pin::pin!(timeout(WARM_WITHIN, self.fetch(slots.clone())));
+        let fetched = match ready {
+            None => fetching.await,
+            Some(latch) => {
+                let first = timeout(READY_WITHIN, &mut fetching).await;
+                drop(latch);
+                if first.is_err() {
+                    info!("ready, with a part of the entries still on its way");
+                }
+                match first {
+                    Ok(fetched) => fetched,
+                    Err(_) => fetching.await,
+                }
+            }
+        };
+        agent.warmth.change(|warming| warming.fetched(&slots));
+        let Taken { entries, kept, complete } = fetched.unwrap_or_default();
+        info!(?slots, entries, kept, complete, after = ?Moment::now().since(begun), "fetched what this replica keeps");
+    }
+
+    /// Fetches what this agent has to keep when `leaver` is gone, and says so.
+    async fn take_over(self, leaver: Arc<str>) {
+        let slots = plan::inherited(&self.agent.view(), &leaver);
+        let mut taken = Taken { complete: true, ..Taken::default() };
+        if !slots.is_empty() {
+            taken = timeout(TAKEN_WITHIN, self.pull(&leaver, &slots)).await.unwrap_or_default();
+            let Taken { entries, kept, complete } = taken;
+            info!(peer = %leaver, ?slots, entries, kept, complete, "took entries over");
+        }
+        answer(&self.agent, &leaver, taken);
+    }
+
+    /// Fetches `slots`, each from the first in its order that answers; what one could not give is asked of the next.
+    async fn fetch(&self, slots: Slots) -> Taken {
+        let (mut left, mut failed) = (slots, Vec::new());
+        let mut sum = Taken::default();
+        let mut views = self.agent.view.clone();
+        let mut rounds = 0;
+        while !left.is_empty() && rounds < ROUNDS {
+            let view = Arc::clone(&views.borrow_and_update());
+            let parts = plan::parts(&view, &left, &failed);
+            if parts.is_empty() {
+                // A newcomer may know the others before they know it, and then cannot reach them yet.
+                let may_come = view.members().iter().any(|member| !failed.contains(&member.name));
+                if !may_come || views.changed().await.is_err() {
+                    break;
+                }
+                continue;
+            }
+            rounds += 1;
+            let pulls = parts.iter().map(async |(source, slots)| (source, slots, self.pull(source, slots).await));
+            for (source, slots, taken) in futures_util::future::join_all(pulls).await {
+                sum.entries += taken.entries;
+                sum.kept += taken.kept;
+                if taken.complete {
+                    self.agent.warmth.change(|warming| warming.fetched(slots));
+                    left.remove_all(slots);
+                } else {
+                    failed.push(Arc::clone(source));
+                }
+            }
+        }
+        sum.complete = left.is_empty();
+        sum
+    }
+}
+
+/// Tells a peer what was taken from it. One that is gone does not need to know.
+fn answer(agent: &Agent, leaver: &str, taken: Taken) {
+    if let Some(peer) = agent.links.peer(leaver) {
+        let Taken { entries, kept, complete } = taken;
+        let _ = peer.link.push(Message::TakenOver { entries, kept, complete });
+    }
+}
