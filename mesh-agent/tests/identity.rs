@@ -149,6 +149,21 @@ async fn strangers_are_refused_in_the_handshake_and_counted_by_reason() {
 }
 
 #[tokio::test]
+async fn who_is_refused_reads_why_however_much_it_has_said_already() {
+    let ca = Ca::new(TRUST_DOMAIN).unwrap();
+    let a = Replica::start(&ca).await;
+    for _ in 0..50 {
+        let mut stream = connect(client(&ca, None, &TLS13), a.address).await.unwrap();
+        // With TLS 1.3 a client may write before the server has judged it; octets that nobody reads would end in a reset.
+        stream.write_all(&[0; 8 << 10]).await.unwrap();
+        stream.flush().await.unwrap();
+        let error = stream.read(&mut [0; 1]).await.unwrap_err();
+        assert!(error.to_string().contains("CertificateRequired"), "{error}");
+    }
+    assert_eq!(a.refused(), [(Refusal::NoCertificate, 50)]);
+}
+
+#[tokio::test]
 async fn who_does_not_speak_as_we_do_is_refused() {
     let ca = Ca::new(TRUST_DOMAIN).unwrap();
     let b = ca.replica("b").unwrap();

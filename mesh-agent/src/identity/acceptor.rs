@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +45,10 @@ const PICKUP_QUEUE: usize = 16;
 /// Shortest and longest pause after the system refused to hand over a connection for want of files or memory: without
 /// one the loop would spin, and the condition lasts for seconds rather than for milliseconds.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// What a refused client may still send, bytes, and how long it may take to close: closed with octets unread, the system
+/// would reset the connection, and the alert that says why would be lost with it.
+const LINGER: (usize, Duration) = (64 << 10, Duration::from_secs(1));
 
 /// Lines per second about refused connections: enough to see a pattern, too few to fill a disk.
 const LOG_LINES_PER_SECOND: u32 = 5;
@@ -152,10 +157,13 @@ impl Acceptor {
                     // The receiver is gone only when the server is: then there is nobody to serve this connection.
                     let _ = accepted.send(Ok(stream)).await;
                 }
-                Err((reason, detail)) => {
+                Err(Refused { reason, detail, told }) => {
                     metrics.count_refused(reason);
                     if let Some(suppressed) = log.allow() {
                         warn!(%address, reason = reason.as_str(), detail, suppressed, "peer connection refused");
+                    }
+                    if let Some(tcp) = told {
+                        linger(tcp).await;
                     }
                 }
             }
@@ -165,28 +173,62 @@ impl Acceptor {
     }
 }
 
+/// A connection that is none.
+struct Refused {
+    reason: Refusal,
+    detail: String,
+    /// The connection, where an alert that says why is on its way.
+    told: Option<TcpStream>,
+}
+
+impl Refused {
+    fn new(reason: Refusal, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), told: None }
+    }
+}
+
 async fn greet(
     tcp: TcpStream,
     address: SocketAddr,
     server: Arc<rustls::ServerConfig>,
     connections: &Arc<Semaphore>,
-) -> Result<PeerStream, (Refusal, String)> {
+) -> Result<PeerStream, Refused> {
     let place = Arc::clone(connections)
         .try_acquire_owned()
-        .map_err(|_| (Refusal::Full, format!("{CONNECTIONS_MAX} connections are open")))?;
+        .map_err(|_| Refused::new(Refusal::Full, format!("{CONNECTIONS_MAX} connections are open")))?;
     // Ticks and answers are small and must not wait for each other.
-    tcp.set_nodelay(true).map_err(|error| (Refusal::Connection, error.to_string()))?;
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(server).accept(tcp)).await {
+    tcp.set_nodelay(true).map_err(|error| Refused::new(Refusal::Connection, error.to_string()))?;
+    let handshake = TlsAcceptor::from(server).accept(tcp).into_fallible();
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err((Refusal::of(&error), Refusal::explain(&error))),
-        Err(_) => return Err((Refusal::Timeout, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
+        Ok(Err((error, tcp))) => {
+            return Err(Refused { reason: Refusal::of(&error), detail: Refusal::explain(&error), told: Some(tcp) });
+        }
+        Err(_) => return Err(Refused::new(Refusal::Timeout, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
     };
-    let (identity, not_after) = who(&stream).map_err(|error| (Refusal::NoIdentity, error))?;
+    let (identity, not_after) = who(&stream).map_err(|error| Refused::new(Refusal::NoIdentity, error))?;
     if stream.get_ref().1.alpn_protocol().is_none() {
-        return Err((Refusal::Protocol, "it did not agree on HTTP/2 (ALPN h2)".to_owned()));
+        return Err(Refused::new(Refusal::Protocol, "it did not agree on HTTP/2 (ALPN h2)"));
     }
     let info = PeerInfo { identity, address };
     Ok(Seated::new(Expiring::new(stream, not_after), info, place))
+}
+
+/// Lets a refused client read why, and ends.
+async fn linger(mut tcp: TcpStream) {
+    let read = async {
+        tcp.shutdown().await?;
+        let (mut buffer, mut left) = ([0; 1_024], LINGER.0);
+        while left > 0 {
+            match tcp.read(&mut buffer).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whatever comes of it: the connection is refused already.
+    let _ = tokio::time::timeout(LINGER.1, read).await;
 }
 
 /// Reads once more what the handshake has checked: the TLS library keeps the certificate and not our conclusion.
