@@ -10,7 +10,7 @@ use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::{Flags, Key};
-use heimdall_shared::link::{Message, PING_EVERY};
+use heimdall_shared::link::{BEAT_EVERY, Message};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -318,7 +318,7 @@ impl World {
                 self.send(node, vec![(id, Message::Ping { nonce: 1 })]);
             }
         }
-        self.at(self.now + PING_EVERY.as_nanos() as u64, Happening::Ping { link: id });
+        self.at(self.now + BEAT_EVERY.as_nanos() as u64, Happening::Ping { link: id });
     }
 
     fn break_link(&mut self, id: LinkId) {

@@ -24,7 +24,7 @@ pub use self::view::{Member, View};
 /// rolling update of it, short enough that a cluster that was really emptied does not haunt.
 pub const EMPTY_GRACE: Duration = Duration::from_secs(30);
 
-/// A link without any frame for this long is silent. Idle links ping every 250 ms, so ten pings were lost; with the
+/// A link without any frame for this long is silent. Idle links beat every 250 ms, so ten beats were lost; with the
 /// detection's own delay a silent member is skipped within 3 s.
 pub const SILENT_AFTER: Duration = Duration::from_millis(2_500);
 

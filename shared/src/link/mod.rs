@@ -9,6 +9,7 @@
 //! Both ends use the same [`Link`]. It never blocks: a full lane refuses, so a reader never waits for a writer.
 
 mod anchors;
+mod beat;
 mod message;
 mod outbox;
 mod replies;
@@ -21,8 +22,10 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use heimdall_proto::v1 as pb;
+use tokio::time::Instant;
 
 pub use self::anchors::Anchors;
+pub use self::beat::BEAT_EVERY;
 pub use self::message::{
     Condition, DegradedReason, FailureKind, Hello, Lookup, LookupMode, Message, NodeState, Publish, Reply, Wait,
     WriteLevel,
@@ -38,11 +41,7 @@ use crate::wire;
 /// Version of the session protocol, said in the Hello.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// An idle link pings this often: often enough that an anchor costs a short-lived entry little, and that silence of a
-/// peer shows within a second or two.
-pub const PING_EVERY: Duration = Duration::from_millis(250);
-
-/// A busy link measures its round trip this often.
+/// A link measures its round trip this often, busy or idle.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// Weight of a new round trip in the smoothed one (RFC 6298 section 2.3 uses 1/8).
@@ -73,7 +72,7 @@ struct State {
     sent: u64,
     nonce: u64,
     ping: Option<(u64, Moment)>,
-    pinged: Moment,
+    pinged: Option<Moment>,
 }
 
 impl Link {
@@ -87,7 +86,7 @@ impl Link {
                 sent: 0,
                 nonce: 0,
                 ping: None,
-                pinged: now,
+                pinged: None,
             }),
             heard: AtomicU64::new(now.as_nanos()),
             round_trip: AtomicU64::new(0),
@@ -147,7 +146,8 @@ impl Link {
     /// The batches to send, for the request or response side of the gRPC stream. Call it once per link.
     pub fn outgoing(self: &Arc<Self>) -> impl Stream<Item = pb::SessionBatch> + Send + use<> {
         stream::unfold(Arc::clone(self), |link| async move {
-            let messages = match tokio::time::timeout(PING_EVERY, link.outbox.next_batch()).await {
+            let beat = beat::next(Instant::now());
+            let messages = match tokio::time::timeout_at(beat, link.outbox.next_batch()).await {
                 Ok(Some(messages)) => messages,
                 Ok(None) => return None,
                 Err(_idle) => Vec::new(),
@@ -157,12 +157,13 @@ impl Link {
         })
     }
 
-    /// Numbers a batch and computes the ages in it. With nothing to say it carries a ping.
+    /// Numbers a batch and computes the ages in it. One without content says that this side is there, and what it has seen;
+    /// now and then there is a ping in it.
     fn batch(&self, messages: &[Message], now: Moment) -> pb::SessionBatch {
         let mut state = self.state();
         let mut frames: Vec<_> = messages.iter().map(|message| wire::to_frame(message, now)).collect();
-        if frames.is_empty() || now.since(state.pinged) >= MEASURE_EVERY {
-            state.pinged = now;
+        if state.pinged.is_none_or(|pinged| now.since(pinged) >= MEASURE_EVERY) {
+            state.pinged = Some(now);
             // A ping that is still under way is sent again with its nonce: its round trip counts from the first time.
             let nonce = match state.ping {
                 Some((nonce, _)) => nonce,

@@ -107,12 +107,12 @@ async fn what_nobody_waits_for_leaves_with_what_somebody_does_or_a_moment_later(
     link.push_idly(release(1)).unwrap();
     assert!(outgoing.next().now_or_never().is_none(), "it may have company");
     link.push(release(2)).unwrap();
-    assert_eq!(outgoing.next().await.unwrap().frames.len(), 2);
+    assert_eq!(outgoing.next().await.unwrap().frames.len(), 3, "and a ping, since it is the first");
 
     link.push_idly(release(3)).unwrap();
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     assert_eq!(outgoing.next().await.unwrap().frames.len(), 1);
-    assert!(begun.elapsed() < PING_EVERY);
+    assert!(begun.elapsed() < BEAT_EVERY);
 
     link.push_idly(release(4)).unwrap();
     link.close();
@@ -131,19 +131,28 @@ async fn a_full_batch_of_what_nobody_waits_for_leaves_at_once() {
             break batch.unwrap();
         }
     };
-    assert_eq!(batch.frames.len() as u64, pushed);
+    assert_eq!(batch.frames.len() as u64, pushed + 1, "and a ping, since it is the first");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_link_pings_and_learns_its_round_trip() {
+async fn an_idle_link_beats_and_measures_its_round_trip_now_and_then() {
     let (near, far) = (Link::new(Moment::now()), Link::new(Moment::now()));
-    let mut near_out = near.outgoing().boxed();
-    let ping = near_out.next().await.unwrap();
-    assert!(far.receive(ping, Moment::now()).is_empty(), "pings are answered by the link itself");
-    let pong = far.outgoing().boxed().next().await.unwrap();
+    let (mut near_out, mut far_out) = (near.outgoing().boxed(), far.outgoing().boxed());
+    let first = near_out.next().await.unwrap();
+    assert_eq!(first.frames.len(), 1, "the first beat measures");
+    assert!(far.receive(first, Moment::now()).is_empty(), "pings are answered by the link itself");
+    let pong = far_out.next().await.unwrap();
     assert_eq!(near.round_trip(), None);
     near.receive(pong, Moment::now());
     assert!(near.round_trip().is_some());
+    let answer = near_out.next().await.unwrap();
+    assert_eq!(answer.frames.len(), 1, "the other side measures too");
+    far.receive(answer, Moment::now());
+    // The clock of pings is the real one, which has hardly moved.
+    let beat = near_out.next().await.unwrap();
+    assert_eq!((beat.number, beat.frames.len()), (3, 0), "a beat says no more than that it is there");
+    assert!(far.receive(beat, Moment::now()).is_empty());
+    assert_eq!(far_out.next().await.unwrap().frames.len(), 0, "and nobody answers it");
 }
 
 #[test]
