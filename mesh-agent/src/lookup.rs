@@ -3,7 +3,7 @@
 //! At most one hop: what a peer asks is answered from here or from nowhere ([`for_peer`]); only what this replica's own
 //! dns-server asks is routed ([`for_stream`]).
 
-use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::metrics::Routed;
 use crate::publish;
 use crate::repair;
 use crate::request::Request;
+use crate::ring::Ring;
 
 /// An asker whose answer takes longer than this is told that somebody works on it. Most answers take less, and then the
 /// answer itself is the first word: another one would cost as much as the answer. A dns-server bears ten times as much
@@ -164,7 +165,7 @@ pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup) {
     let trace = span.as_ref().map(|span| span.context()).or(lookup.trace);
     let mut route = Route::new(agent, &lookup);
     loop {
-        let Some(member) = route.ahead.pop_front() else {
+        let Some(member) = route.next() else {
             agent.metrics.routed(Routed::Nobody);
             answer(agent, to, span, Reply::Proceed);
             return;
@@ -213,20 +214,40 @@ pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup) {
 
 /// The members still to be asked, in order, and those that could not be.
 struct Route {
-    ahead: VecDeque<Arc<str>>,
+    ring: Arc<Ring>,
+    slot: u16,
+    /// The rank of the next one, and where they end.
+    ranks: Range<usize>,
     skipped: Vec<Arc<str>>,
+    /// Whom a member sent us to.
+    redirect: Option<Arc<str>>,
+    /// Whether it is to be asked next.
     redirected: bool,
 }
 
 impl Route {
     fn new(agent: &Agent, lookup: &Lookup) -> Self {
-        let (view, slot) = (agent.view(), lookup.key.slot());
-        let ahead = match lookup.mode {
+        let ring = agent.view().ring_shared();
+        let end = match lookup.mode {
             // Nobody else was ever given a copy to keep.
-            LookupMode::Stale { .. } => view.ring().replicas(slot).cloned().collect(),
-            _ => view.ring().order(slot).cloned().collect(),
+            LookupMode::Stale { .. } => ring.replication_factor(),
+            _ => usize::MAX,
         };
-        Self { ahead, skipped: Vec::new(), redirected: false }
+        let slot = lookup.key.slot();
+        Self { ring, slot, ranks: 0..end, skipped: Vec::new(), redirect: None, redirected: false }
+    }
+
+    fn next(&mut self) -> Option<Arc<str>> {
+        if self.redirected {
+            self.redirected = false;
+            return self.redirect.clone();
+        }
+        loop {
+            let member = self.ring.order(self.slot).nth(self.ranks.next()?)?;
+            if self.redirect.as_ref() != Some(member) {
+                return Some(Arc::clone(member));
+            }
+        }
     }
 
     fn skip(&mut self, member: Arc<str>) {
@@ -235,14 +256,12 @@ impl Route {
 
     /// One redirect is followed per miss: members that disagree about the order cost a duplicate, never a loop.
     fn redirect(&mut self, from: Arc<str>, to: Arc<str>) {
-        if self.redirected || self.skipped.contains(&to) {
-            self.ahead.clear();
+        if self.redirect.is_some() || self.skipped.contains(&to) {
+            self.ranks = 0..0;
             return;
         }
-        self.redirected = true;
         self.skipped.push(from);
-        self.ahead.retain(|member| *member != to);
-        self.ahead.push_front(to);
+        (self.redirect, self.redirected) = (Some(to), true);
     }
 }
 

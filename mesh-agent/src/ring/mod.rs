@@ -15,13 +15,13 @@ const HASH_VERSION: u8 = 1;
 /// Slots of the key space: the values of [`heimdall_shared::key::Key::slot`].
 pub const SLOTS: usize = 1 << 16;
 
-/// Ranks kept per slot. Lookups and copies rarely look further than the replication factor; 16 ranks of 2 bytes for
-/// every slot are 2 MiB, and a ring of up to 16 members is kept whole.
-const RANKS_KEPT: usize = 16;
+/// Ranks kept per slot behind those of the replicas. Lookups and copies hardly ever look further, and what is kept is held
+/// for each of 65,536 slots: with three replicas 256 KiB, however many members there are.
+const RANKS_BEHIND: usize = 1;
 
 /// Most members of a ring. A full mesh is sensible up to about a hundred; much more than that is a mistake in discovery.
-/// Of more than that, the first by name count, so that all agents leave out the same ones.
-pub const MEMBERS_MAX: usize = 256;
+/// Of more than that, the first by name count, so that all agents leave out the same ones. An index is one octet.
+pub const MEMBERS_MAX: usize = u8::MAX as usize + 1;
 
 /// The order of the members for every slot. Immutable; a change of members makes a new one.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ pub struct Ring {
     /// Sorted by name, without duplicates.
     members: Vec<Arc<str>>,
     replication_factor: usize,
-    /// Ranks kept per slot: all members, or the first [`RANKS_KEPT`] of them.
+    /// Ranks kept per slot: the replicas and [`RANKS_BEHIND`] more, if there are so many members.
     kept: usize,
     /// `kept` indices into `members` per slot, best first.
-    ranks: Box<[u16]>,
+    ranks: Box<[u8]>,
     digest: u64,
 }
 
@@ -41,7 +41,7 @@ impl Ring {
     pub fn new(members: &[Arc<str>], replication_factor: usize) -> Self {
         let members = canonical(members);
         let replication_factor = replication_factor.max(1);
-        let kept = members.len().min(RANKS_KEPT);
+        let kept = members.len().min(replication_factor.saturating_add(RANKS_BEHIND));
         let digest = digest(&members, replication_factor);
         let ranks = tabulate(&members, kept);
         Self { members, replication_factor, kept, ranks, digest }
@@ -102,7 +102,7 @@ impl Ring {
         owned
     }
 
-    fn kept_ranks(&self, slot: u16) -> &[u16] {
+    fn kept_ranks(&self, slot: u16) -> &[u8] {
         let at = usize::from(slot) * self.kept;
         &self.ranks[at..at + self.kept]
     }
@@ -144,11 +144,11 @@ fn canonical(members: &[Arc<str>]) -> Vec<Arc<str>> {
 }
 
 /// Fills `scores` with the best `kept` of (score, member's index), highest score first, ties by name.
-fn rank(scorers: &mut [Scorer], slot: u16, kept: usize, scores: &mut Vec<(u64, u16)>) {
+fn rank(scorers: &mut [Scorer], slot: u16, kept: usize, scores: &mut Vec<(u64, u8)>) {
     scores.clear();
-    scores.extend((0..).zip(scorers).map(|(index, scorer)| (scorer.score(slot), index)));
+    scores.extend((0..=u8::MAX).zip(scorers).map(|(index, scorer)| (scorer.score(slot), index)));
     // Indices follow the names' order, so comparing them is comparing names.
-    let best_first = |a: &(u64, u16), b: &(u64, u16)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
+    let best_first = |a: &(u64, u8), b: &(u64, u8)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
     if kept < scores.len() {
         scores.select_nth_unstable_by(kept, best_first);
         scores.truncate(kept);
@@ -156,7 +156,7 @@ fn rank(scorers: &mut [Scorer], slot: u16, kept: usize, scores: &mut Vec<(u64, u
     scores.sort_unstable_by(best_first);
 }
 
-fn tabulate(members: &[Arc<str>], kept: usize) -> Box<[u16]> {
+fn tabulate(members: &[Arc<str>], kept: usize) -> Box<[u8]> {
     let mut scorers: Vec<Scorer> = members.iter().map(|name| Scorer::new(name)).collect();
     let mut scores = Vec::with_capacity(members.len());
     let mut ranks = Vec::with_capacity(SLOTS * kept);

@@ -67,11 +67,12 @@ fn a_replication_factor_of_zero_still_has_an_owner() {
 
 #[test]
 fn beyond_the_table_the_order_goes_on_by_the_same_rule() {
-    let members = numbered(RANKS_KEPT + 9);
-    let ring = Ring::new(&members, RANKS_KEPT + 4);
+    let members = numbered(25);
+    let ring = Ring::new(&members, 20);
+    assert_eq!(ring.ranks.len(), SLOTS * (20 + RANKS_BEHIND));
     for slot in [0, 1, 999, u16::MAX] {
         assert_eq!(order(&ring, slot), ranked(&members, slot));
-        assert_eq!(ring.replicas(slot).count(), RANKS_KEPT + 4);
+        assert_eq!(ring.replicas(slot).count(), 20);
     }
 }
 
