@@ -1,7 +1,7 @@
 //! A worker: one OS thread with a runtime of its own, which serves one socket per address and its share of connections.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket as StdUdpSocket};
+use std::net::{TcpListener, UdpSocket as StdUdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use bytes::Bytes;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::rr::rcode;
 use heimdall_shared::key::Key;
-use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,8 @@ use tracing::error;
 use crate::answer::{Outcome, Resolver};
 use crate::cache::Ready;
 use crate::listener::batch::Desk;
+use crate::listener::late::Late;
+use crate::listener::udp::Peer;
 use crate::listener::{tcp, udp};
 use crate::metrics::Metrics;
 use crate::query::{Head, KeyBuf, Query};
@@ -122,16 +123,16 @@ impl Worker {
     }
 
     /// Begins a task that answers a datagram which the cache could not.
-    pub(crate) fn miss_over_udp(self: &Rc<Self>, packet: &[u8], peer: SocketAddr, socket: &Rc<UdpSocket>) {
+    pub(crate) fn miss_over_udp<P: Peer>(self: &Rc<Self>, packet: &[u8], peer: P, late: &Rc<Late<P>>) {
         let mut key = KeyBuf::new();
         let Ok(query) = Query::parse(packet, &mut key) else { return };
         let Some(miss) = Miss::new(&query, &key) else { return };
         let Some(tasks) = self.miss() else { return };
         let limit = query.udp_limit();
-        let (worker, socket) = (Rc::clone(self), Rc::clone(socket));
+        let (worker, late) = (Rc::clone(self), Rc::clone(late));
         tasks.spawn_local(async move {
             let reply = worker.answer(&miss, limit, 0).await;
-            if socket.send_to(&reply, peer).await.is_err() {
+            if late.send(reply, peer).await.is_err() {
                 worker.desk.tallies.send_errors.add(1);
             }
         });

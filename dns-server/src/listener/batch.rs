@@ -89,6 +89,13 @@ impl<P: Copy, const SIZE: usize> Slots<P, SIZE> {
         self.count = 0;
     }
 
+    /// Copies a datagram for `peer` into the next buffer; what does not fit is cut.
+    pub(super) fn push(&mut self, datagram: &[u8], peer: P) {
+        let length = datagram.len().min(SIZE);
+        self.next_mut()[..length].copy_from_slice(&datagram[..length]);
+        self.received(length, Some(peer));
+    }
+
     /// Takes the next buffer as filled with `length` octets from or for `peer`.
     #[inline]
     pub fn received(&mut self, length: usize, peer: Option<P>) {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::batch::{BATCH, Batch, DATAGRAM_MAX, Slots};
+use super::late::Late;
 use crate::query::UDP_PAYLOAD;
 use crate::worker::Worker;
 
@@ -64,6 +65,7 @@ struct Loop<P: Peer> {
     address: SocketAddr,
     socket: Rc<UdpSocket>,
     worker: Rc<Worker>,
+    late: Rc<Late<P>>,
     batch: Batch<P>,
     /// Never shared with `sending`: a send leaves pointers to our addresses in it, through which a receive would write.
     receiving: MultiHeaders<P>,
@@ -78,6 +80,7 @@ impl<P: Peer> Loop<P> {
         let batch = Batch::new(worker.desk.ahead);
         Ok(Self {
             address,
+            late: Rc::new(Late::new(Rc::clone(&socket))),
             socket,
             worker,
             batch,
@@ -91,9 +94,15 @@ impl<P: Peer> Loop<P> {
     async fn run(mut self, stop: &CancellationToken) {
         let mut rounds = 0;
         loop {
+            let late = Rc::clone(&self.late);
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                // Those wait longest; there are never more than the misses under way.
+                () = late.ready() => {
+                    self.send_late().await;
+                    continue;
+                }
                 received = self.receive() => received,
             };
             match received {
@@ -123,6 +132,19 @@ impl<P: Peer> Loop<P> {
             }
             self.answer().await;
         }
+        self.late.close();
+        while self.send_late().await > 0 {}
+    }
+
+    /// Sends a batch of replies to misses, and gives their number.
+    async fn send_late(&mut self) -> usize {
+        self.batch.replies.clear();
+        while self.batch.replies.len() < BATCH {
+            let Some((reply, peer)) = self.late.take() else { break };
+            self.batch.replies.push(&reply, peer);
+        }
+        self.send_replies().await;
+        self.batch.replies.len()
     }
 
     /// Waits for at least one datagram.
@@ -149,13 +171,18 @@ impl<P: Peer> Loop<P> {
         for nth in 0..missed {
             let index = self.batch.misses()[nth];
             if let Some(peer) = self.batch.received.peers()[index] {
-                worker.miss_over_udp(self.batch.received.packet(index), peer.address(), &self.socket);
+                worker.miss_over_udp(self.batch.received.packet(index), peer, &self.late);
             }
         }
         // Behind the misses, and before a send that may wait: neither costs a hit of this batch its turn, both only begin tasks.
         for nth in 0..self.batch.due().len() {
             worker.refresh(self.batch.received.packet(self.batch.due()[nth]));
         }
+        self.send_replies().await;
+    }
+
+    /// Sends the replies of the batch.
+    async fn send_replies(&mut self) {
         let mut sent = 0;
         while sent < self.batch.replies.len() {
             let result = match self.send_from(sent) {
@@ -166,7 +193,7 @@ impl<P: Peer> Loop<P> {
                 Ok(count) => sent += count,
                 Err(()) => {
                     // The first datagram cannot be sent (its address may be forged); the others can.
-                    worker.desk.tallies.send_errors.add(1);
+                    self.worker.desk.tallies.send_errors.add(1);
                     sent += 1;
                 }
             }
