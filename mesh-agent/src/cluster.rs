@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
+use heimdall_shared::link::next_beat;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::granter;
 use crate::links::Links;
 use crate::membership::{Changes, Event, Membership, State, View};
-
-/// How often the links are looked at for signs of life. A silent member is noticed at most this much late.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Events that may wait for the task: a few for each link that comes or goes.
 pub const EVENTS: usize = 256;
@@ -44,8 +41,8 @@ where
 {
     /// Runs until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The links are looked at for signs of life at each beat: a silent member is noticed at most that much late.
+        let mut look = Instant::now();
         let mut looked = Moment::now();
         let mut dialling: HashMap<Arc<str>, CancellationToken> = HashMap::new();
         let first = std::mem::take(&mut self.first);
@@ -57,7 +54,8 @@ where
                     Some(event) => self.membership.step(event, Moment::now()),
                     None => break,
                 },
-                _ = look.tick() => {
+                () = sleep_until(look) => {
+                    look = next_beat(Instant::now());
                     let now = Moment::now();
                     let changes = self.look(looked, now);
                     looked = now;

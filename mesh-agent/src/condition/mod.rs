@@ -5,10 +5,9 @@ mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Condition, Message, NodeState};
+use heimdall_shared::link::{Condition, Message, NodeState, next_beat};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,10 +16,7 @@ use crate::agent::Agent;
 
 pub use self::judge::{Judge, LOWER_AFTER, RAISE_AFTER, Sample};
 
-/// How often a state is looked at: a peer that picks its sources knows within this time that this agent has its entries.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// Looks in which the memory is read: each second.
+/// Looks, one at each beat of the links, between two in which the memory is read: a second.
 const MEMORY_EVERY: u32 = 4;
 
 /// Measures, judges and tells the peers until `stop` is cancelled. `store_bytes` is what the store may hold.
@@ -31,7 +27,8 @@ pub async fn watch(agent: Arc<Agent>, store_bytes: u64, stop: CancellationToken)
     let mut looks = 0_u32;
     agent.metrics.node_state(told.condition);
     loop {
-        let due = Instant::now() + LOOK_EVERY;
+        // A peer that picks its sources knows within one that this agent has its entries.
+        let due = next_beat(Instant::now());
         if stop.run_until_cancelled(sleep_until(due)).await.is_none() {
             return;
         }

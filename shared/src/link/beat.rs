@@ -9,8 +9,9 @@ use tokio::time::Instant;
 /// that silence of a peer shows within a second or two.
 pub const BEAT_EVERY: Duration = Duration::from_millis(250);
 
-/// The next beat after `now`. All links of a process beat together: it is woken once for all of them.
-pub(super) fn next(now: Instant) -> Instant {
+/// The next beat after `now`. All links of a process beat together, and what is to be looked at that often is looked at then:
+/// it is woken once for all of them.
+pub fn next_beat(now: Instant) -> Instant {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     after(*FIRST.get_or_init(|| now), now)
 }

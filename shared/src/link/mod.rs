@@ -25,7 +25,7 @@ use heimdall_proto::v1 as pb;
 use tokio::time::Instant;
 
 pub use self::anchors::Anchors;
-pub use self::beat::BEAT_EVERY;
+pub use self::beat::{BEAT_EVERY, next_beat};
 pub use self::message::{
     Condition, DegradedReason, FailureKind, Hello, Lookup, LookupMode, Message, NodeState, Publish, Reply, Wait,
     WriteLevel,
@@ -146,7 +146,7 @@ impl Link {
     /// The batches to send, for the request or response side of the gRPC stream. Call it once per link.
     pub fn outgoing(self: &Arc<Self>) -> impl Stream<Item = pb::SessionBatch> + Send + use<> {
         stream::unfold(Arc::clone(self), |link| async move {
-            let beat = beat::next(Instant::now());
+            let beat = next_beat(Instant::now());
             let messages = match tokio::time::timeout_at(beat, link.outbox.next_batch()).await {
                 Ok(Some(messages)) => messages,
                 Ok(None) => return None,
