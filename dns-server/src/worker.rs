@@ -19,7 +19,7 @@ use crate::answer::{Outcome, Resolver};
 use crate::cache::Ready;
 use crate::listener::batch::Desk;
 use crate::listener::late::Late;
-use crate::listener::udp::Peer;
+use crate::listener::mmsg::Address;
 use crate::listener::{tcp, udp};
 use crate::metrics::Metrics;
 use crate::query::{Head, KeyBuf, Query};
@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Begins a task that answers a datagram which the cache could not.
-    pub(crate) fn miss_over_udp<P: Peer>(self: &Rc<Self>, packet: &[u8], peer: P, late: &Rc<Late<P>>) {
+    pub(crate) fn miss_over_udp(self: &Rc<Self>, packet: &[u8], peer: Address, late: &Rc<Late>) {
         let mut key = KeyBuf::new();
         let Ok(query) = Query::parse(packet, &mut key) else { return };
         let Some(miss) = Miss::new(&query, &key) else { return };

@@ -17,21 +17,20 @@ pub const BATCH: usize = 32;
 /// then refused as malformed.
 pub const DATAGRAM_MAX: usize = 1_500;
 
-/// Datagrams with their addresses, in buffers that live as long as the worker.
+/// Datagrams, in buffers that live as long as the worker.
 #[derive(Debug)]
-pub struct Slots<P, const SIZE: usize> {
+pub struct Slots<const SIZE: usize> {
     buffers: Box<[[u8; SIZE]; BATCH]>,
     lengths: [usize; BATCH],
-    peers: [Option<P>; BATCH],
     count: usize,
 }
 
-impl<P: Copy, const SIZE: usize> Slots<P, SIZE> {
+impl<const SIZE: usize> Slots<SIZE> {
     /// Empty slots.
     pub fn new() -> Self {
         let buffers = vec![[0; SIZE]; BATCH].into_boxed_slice();
         let buffers = buffers.try_into().expect("the vector must hold BATCH buffers");
-        Self { buffers, lengths: [0; BATCH], peers: [None; BATCH], count: 0 }
+        Self { buffers, lengths: [0; BATCH], count: 0 }
     }
 
     /// Number of datagrams.
@@ -52,23 +51,24 @@ impl<P: Copy, const SIZE: usize> Slots<P, SIZE> {
         &self.buffers[index][..self.lengths[index]]
     }
 
-    /// The addresses of all slots; those from [`Slots::len`] on mean nothing.
+    /// The next buffer to fill.
     #[inline]
-    pub const fn peers(&self) -> &[Option<P>; BATCH] {
-        &self.peers
+    pub fn next_mut(&mut self) -> &mut [u8; SIZE] {
+        &mut self.buffers[self.count]
     }
 
-    /// The buffers to receive into. [`Slots::received`] says what arrived.
+    /// Takes the next buffer as filled with `length` octets.
     #[inline]
-    pub fn buffers_mut(&mut self) -> &mut [[u8; SIZE]; BATCH] {
-        &mut self.buffers
+    pub fn push(&mut self, length: usize) {
+        self.lengths[self.count] = length.min(SIZE);
+        self.count += 1;
     }
 
-    /// The buffers to receive into, and where length (within the buffer) and sender of each datagram belong.
-    /// [`Slots::set_len`] says how many there are.
+    /// The buffers to receive into, and where the length (within the buffer) of each datagram belongs. [`Slots::set_len`] says
+    /// how many there are.
     #[inline]
-    pub(super) fn parts_mut(&mut self) -> (&mut [[u8; SIZE]; BATCH], &mut [usize; BATCH], &mut [Option<P>; BATCH]) {
-        (&mut self.buffers, &mut self.lengths, &mut self.peers)
+    pub(super) fn parts_mut(&mut self) -> (&mut [[u8; SIZE]; BATCH], &mut [usize; BATCH]) {
+        (&mut self.buffers, &mut self.lengths)
     }
 
     /// Takes the first `count` slots as filled.
@@ -77,35 +77,85 @@ impl<P: Copy, const SIZE: usize> Slots<P, SIZE> {
         self.count = count.min(BATCH);
     }
 
-    /// The next buffer to fill.
-    #[inline]
-    fn next_mut(&mut self) -> &mut [u8; SIZE] {
-        &mut self.buffers[self.count]
-    }
-
     /// Forgets all datagrams.
     #[inline]
     pub const fn clear(&mut self) {
         self.count = 0;
     }
+}
 
-    /// Copies a datagram for `peer` into the next buffer; what does not fit is cut.
-    pub(super) fn push(&mut self, datagram: &[u8], peer: P) {
-        let length = datagram.len().min(SIZE);
-        self.next_mut()[..length].copy_from_slice(&datagram[..length]);
-        self.received(length, Some(peer));
-    }
-
-    /// Takes the next buffer as filled with `length` octets from or for `peer`.
-    #[inline]
-    pub fn received(&mut self, length: usize, peer: Option<P>) {
-        self.lengths[self.count] = length.min(SIZE);
-        self.peers[self.count] = peer;
-        self.count += 1;
+impl<const SIZE: usize> Default for Slots<SIZE> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-impl<P: Copy, const SIZE: usize> Default for Slots<P, SIZE> {
+/// What is to be sent, each to the sender of one of the datagrams that were received.
+#[derive(Debug)]
+pub struct Replies {
+    slots: Slots<{ UDP_PAYLOAD as usize }>,
+    to: [usize; BATCH],
+}
+
+impl Replies {
+    /// None.
+    pub fn new() -> Self {
+        Self { slots: Slots::new(), to: [0; BATCH] }
+    }
+
+    /// Number of replies.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is nothing to send.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The octets of reply `index`.
+    #[inline]
+    pub fn packet(&self, index: usize) -> &[u8] {
+        self.slots.packet(index)
+    }
+
+    /// The datagram to which reply `index` is one.
+    #[inline]
+    pub fn to(&self, index: usize) -> usize {
+        self.to[index]
+    }
+
+    /// The next buffer to fill.
+    #[inline]
+    pub(super) fn next_mut(&mut self) -> &mut [u8; UDP_PAYLOAD as usize] {
+        self.slots.next_mut()
+    }
+
+    /// Forgets all replies.
+    pub(super) const fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// Copies a reply, the one to as many datagrams as there are replies before it, into the next buffer; what does not fit is
+    /// cut.
+    pub(super) fn push_copy(&mut self, reply: &[u8]) {
+        let out = self.next_mut();
+        let length = reply.len().min(out.len());
+        out[..length].copy_from_slice(&reply[..length]);
+        self.push(length, self.len());
+    }
+
+    /// Takes the next buffer as filled with `length` octets for the sender of datagram `to`.
+    #[inline]
+    pub(super) fn push(&mut self, length: usize, to: usize) {
+        self.to[self.slots.len()] = to;
+        self.slots.push(length);
+    }
+}
+
+impl Default for Replies {
     fn default() -> Self {
         Self::new()
     }
@@ -113,11 +163,11 @@ impl<P: Copy, const SIZE: usize> Default for Slots<P, SIZE> {
 
 /// A worker's buffers: what was received, the replies to it, and which of it must be asked for elsewhere.
 #[derive(Debug)]
-pub struct Batch<P> {
+pub struct Batch {
     /// What was received.
-    pub received: Slots<P, DATAGRAM_MAX>,
+    pub received: Slots<DATAGRAM_MAX>,
     /// What is to be sent.
-    pub replies: Slots<P, { UDP_PAYLOAD as usize }>,
+    pub replies: Replies,
     keys: Box<[KeyBuf; BATCH]>,
     misses: [usize; BATCH],
     miss_count: usize,
@@ -127,13 +177,13 @@ pub struct Batch<P> {
     due_count: usize,
 }
 
-impl<P: Copy> Batch<P> {
+impl Batch {
     /// Empty buffers. Popular answers within `ahead` of their end are to be fetched anew.
     pub fn new(ahead: Ahead) -> Self {
         let keys = Box::new([const { KeyBuf::new() }; BATCH]);
         Self {
             received: Slots::new(),
-            replies: Slots::new(),
+            replies: Replies::new(),
             keys,
             misses: [0; BATCH],
             miss_count: 0,
@@ -171,7 +221,7 @@ impl<P: Copy> Batch<P> {
                     }
                     let limit = asked.query.udp_limit();
                     let length = reply::complete(&asked.query, copied.length, false, limit, out);
-                    self.replies.received(length, self.received.peers[asked.index]);
+                    self.replies.push(length, asked.index);
                 }
                 None => {
                     self.misses[self.miss_count] = asked.index;
@@ -197,10 +247,10 @@ struct Asked<'a> {
 
 /// Reads what was received, begins to bring near what the cache knows of it, and answers what is rejected. Gives the numbers of
 /// queries and of rejected messages.
-fn parse<'a, P: Copy>(
-    received: &'a Slots<P, DATAGRAM_MAX>,
+fn parse<'a>(
+    received: &'a Slots<DATAGRAM_MAX>,
     keys: &mut [KeyBuf; BATCH],
-    replies: &mut Slots<P, { UDP_PAYLOAD as usize }>,
+    replies: &mut Replies,
     cache: &Cache,
     asked: &mut [Option<Asked<'a>>; BATCH],
 ) -> (usize, u64) {
@@ -218,7 +268,7 @@ fn parse<'a, P: Copy>(
                 rejected += 1;
                 if reject != Reject::Silent {
                     let length = reply::rejection(&reject, replies.next_mut());
-                    replies.received(length, received.peers[index]);
+                    replies.push(length, index);
                 }
             }
         }
@@ -227,7 +277,7 @@ fn parse<'a, P: Copy>(
     (count, rejected)
 }
 
-impl<P> Batch<P> {
+impl Batch {
     /// The datagrams that the last [`Batch::answer`] could not answer.
     #[inline]
     pub fn misses(&self) -> &[usize] {
@@ -241,7 +291,7 @@ impl<P> Batch<P> {
     }
 }
 
-impl<P: Copy> Default for Batch<P> {
+impl Default for Batch {
     fn default() -> Self {
         Self::new(Ahead::OFF)
     }

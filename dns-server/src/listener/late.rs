@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use tokio::net::UdpSocket;
 
-use super::udp::Peer;
+use super::mmsg::Address;
 
 /// Replies that may wait for the loop: more than the misses that a worker lets in at a time, so that none is dropped unless
 /// the loop is held up by a full send buffer, where a datagram would be lost anyway.
@@ -16,14 +16,14 @@ const LATE_MAX: usize = 8_192;
 
 /// The way from the tasks of misses to one socket.
 #[derive(Debug)]
-pub(crate) struct Late<P> {
+pub(crate) struct Late {
     socket: Rc<UdpSocket>,
-    state: RefCell<State<P>>,
+    state: RefCell<State>,
 }
 
 #[derive(Debug)]
-struct State<P> {
-    waiting: VecDeque<(Vec<u8>, P)>,
+struct State {
+    waiting: VecDeque<(Vec<u8>, Address)>,
     waker: Option<Waker>,
     /// The loop has ended: whoever is later still sends by himself.
     closed: bool,
@@ -33,7 +33,7 @@ struct State<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotSent;
 
-impl<P: Peer> Late<P> {
+impl Late {
     /// Nothing waits to be sent over `socket`.
     pub(crate) const fn new(socket: Rc<UdpSocket>) -> Self {
         Self { socket, state: RefCell::new(State { waiting: VecDeque::new(), waker: None, closed: false }) }
@@ -43,7 +43,7 @@ impl<P: Peer> Late<P> {
     ///
     /// # Errors
     /// [`NotSent`] when too many wait already, or the system did not take it.
-    pub(crate) async fn send(&self, reply: Vec<u8>, peer: P) -> Result<(), NotSent> {
+    pub(crate) async fn send(&self, reply: Vec<u8>, peer: Address) -> Result<(), NotSent> {
         {
             let mut state = self.state.borrow_mut();
             if !state.closed {
@@ -57,7 +57,8 @@ impl<P: Peer> Late<P> {
                 return Ok(());
             }
         }
-        self.socket.send_to(&reply, peer.address()).await.map(drop).map_err(|_| NotSent)
+        let peer = peer.socket().ok_or(NotSent)?;
+        self.socket.send_to(&reply, peer).await.map(drop).map_err(|_| NotSent)
     }
 
     /// Resolves when there is a reply to send.
@@ -77,7 +78,7 @@ impl<P: Peer> Late<P> {
     }
 
     /// The oldest reply that waits.
-    pub(super) fn take(&self) -> Option<(Vec<u8>, P)> {
+    pub(super) fn take(&self) -> Option<(Vec<u8>, Address)> {
         self.state.borrow_mut().waiting.pop_front()
     }
 
@@ -91,18 +92,16 @@ impl<P: Peer> Late<P> {
 mod tests {
     use std::net::UdpSocket as StdSocket;
 
-    use futures_util::FutureExt as _;
-    use nix::sys::socket::SockaddrIn;
-
     use super::*;
+    use futures_util::FutureExt as _;
 
-    fn late() -> (Late<SockaddrIn>, SockaddrIn) {
+    fn late() -> (Late, Address) {
         let socket = StdSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let std::net::SocketAddr::V4(address) = socket.local_addr().unwrap() else {
             unreachable!("it was bound to IPv4")
         };
-        (Late::new(Rc::new(UdpSocket::from_std(socket).unwrap())), address.into())
+        (Late::new(Rc::new(UdpSocket::from_std(socket).unwrap())), Address::v4(address))
     }
 
     #[tokio::test]

@@ -2,5 +2,6 @@
 
 pub mod batch;
 pub(crate) mod late;
+pub(crate) mod mmsg;
 pub mod tcp;
 pub mod udp;

@@ -1,22 +1,21 @@
 //! One UDP socket of one worker: batches in, hits out in the same turn, misses to tasks of their own.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket as StdSocket};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io;
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg, sendmmsg};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::{BATCH, Batch, DATAGRAM_MAX, Slots};
+use super::batch::{BATCH, Batch};
 use super::late::Late;
-use crate::query::UDP_PAYLOAD;
+use super::mmsg::Mail;
 use crate::worker::Worker;
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
@@ -32,63 +31,31 @@ const LAST_ROUNDS: usize = 4_096;
 /// Pause after a receive call that failed for a reason of the machine's (no memory): a failing call must not spin.
 const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 
-/// A socket address of one family, as the system calls want it.
-pub(crate) trait Peer: SockaddrLike + Copy + 'static {
-    /// The address as everybody else wants it.
-    fn address(self) -> SocketAddr;
-}
-
-impl Peer for SockaddrIn {
-    fn address(self) -> SocketAddr {
-        SocketAddr::V4(SocketAddrV4::new(self.ip(), self.port()))
-    }
-}
-
-impl Peer for SockaddrIn6 {
-    fn address(self) -> SocketAddr {
-        SocketAddr::V6(SocketAddrV6::new(self.ip(), self.port(), self.flowinfo(), self.scope_id()))
-    }
-}
-
 /// Serves one socket until `stop`, then answers what had already arrived.
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
     let socket = Rc::new(UdpSocket::from_std(socket)?);
-    match address {
-        SocketAddr::V4(_) => Loop::<SockaddrIn>::new(socket, worker, address)?.run(&stop).await,
-        SocketAddr::V6(_) => Loop::<SockaddrIn6>::new(socket, worker, address)?.run(&stop).await,
-    }
+    Loop::new(socket, worker, address).run(&stop).await;
     Ok(())
 }
 
-struct Loop<P: Peer> {
+struct Loop {
     address: SocketAddr,
     socket: Rc<UdpSocket>,
     worker: Rc<Worker>,
-    late: Rc<Late<P>>,
-    batch: Batch<P>,
-    /// Never shared with `sending`: a send leaves pointers to our addresses in it, through which a receive would write.
-    receiving: MultiHeaders<P>,
-    sending: MultiHeaders<P>,
+    late: Rc<Late>,
+    batch: Batch,
+    mail: Mail,
     room: usize,
     /// Whether the last receive call filled its room.
     was_full: bool,
 }
 
-impl<P: Peer> Loop<P> {
-    fn new(socket: Rc<UdpSocket>, worker: Rc<Worker>, address: SocketAddr) -> io::Result<Self> {
+impl Loop {
+    fn new(socket: Rc<UdpSocket>, worker: Rc<Worker>, address: SocketAddr) -> Self {
         let batch = Batch::new(worker.desk.ahead);
-        Ok(Self {
-            address,
-            late: Rc::new(Late::new(Rc::clone(&socket))),
-            socket,
-            worker,
-            batch,
-            receiving: MultiHeaders::preallocate(BATCH, None),
-            sending: primed(address)?,
-            room: LEAST_ROOM,
-            was_full: false,
-        })
+        let late = Rc::new(Late::new(Rc::clone(&socket)));
+        Self { address, socket, worker, late, batch, mail: Mail::new(), room: LEAST_ROOM, was_full: false }
     }
 
     async fn run(mut self, stop: &CancellationToken) {
@@ -140,8 +107,10 @@ impl<P: Peer> Loop<P> {
     async fn send_late(&mut self) -> usize {
         self.batch.replies.clear();
         while self.batch.replies.len() < BATCH {
-            let Some((reply, peer)) = self.late.take() else { break };
-            self.batch.replies.push(&reply, peer);
+            let Some((reply, to)) = self.late.take() else { break };
+            // What was received last is answered: its senders' places are free.
+            self.mail.set_sender(self.batch.replies.len(), to);
+            self.batch.replies.push_copy(&reply);
         }
         self.send_replies().await;
         self.batch.replies.len()
@@ -154,9 +123,8 @@ impl<P: Peer> Loop<P> {
     }
 
     fn receive_now(&mut self) -> Result<(), Errno> {
-        let fd = self.socket.as_fd().as_raw_fd();
         self.was_full = false;
-        let count = receive(fd, &mut self.receiving, &mut self.batch.received, self.room)?;
+        let count = self.mail.receive(self.socket.as_fd(), &mut self.batch.received, self.room)?;
         self.was_full = count == self.room;
         // Twice the room after a full batch, half of it after one that left most of it unused.
         self.room = if self.was_full { BATCH.min(self.room * 2) } else { LEAST_ROOM.max(count.next_power_of_two()) };
@@ -170,8 +138,8 @@ impl<P: Peer> Loop<P> {
         let missed = misses.len();
         for nth in 0..missed {
             let index = self.batch.misses()[nth];
-            if let Some(peer) = self.batch.received.peers()[index] {
-                worker.miss_over_udp(self.batch.received.packet(index), peer, &self.late);
+            if let Some(sender) = self.mail.sender(index) {
+                worker.miss_over_udp(self.batch.received.packet(index), sender, &self.late);
             }
         }
         // Behind the misses, and before a send that may wait: neither costs a hit of this batch its turn, both only begin tasks.
@@ -207,7 +175,7 @@ impl<P: Peer> Loop<P> {
     }
 
     fn send_from(&mut self, first: usize) -> Result<usize, Errno> {
-        send(self.socket.as_fd().as_raw_fd(), &mut self.sending, &self.batch.replies, first)
+        self.mail.send(self.socket.as_fd(), &self.batch.replies, first)
     }
 }
 
@@ -220,121 +188,5 @@ fn passing(error: io::Error) -> io::Result<()> {
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::Interrupted => Ok(()),
         _ => Err(error),
-    }
-}
-
-/// Receives at most `room` datagrams without waiting, and gives their number.
-fn receive<P: Peer>(
-    fd: RawFd,
-    headers: &mut MultiHeaders<P>,
-    slots: &mut Slots<P, DATAGRAM_MAX>,
-    room: usize,
-) -> Result<usize, Errno> {
-    slots.clear();
-    let (buffers, lengths, peers) = slots.parts_mut();
-    let mut vectors = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
-    let results = recvmmsg(fd, headers, vectors.iter_mut().take(room), MsgFlags::MSG_DONTWAIT, None)?;
-    let mut count = 0;
-    for ((length, peer), message) in lengths.iter_mut().zip(peers).zip(results) {
-        (*length, *peer) = (message.bytes, message.address);
-        count += 1;
-    }
-    slots.set_len(count);
-    Ok(count)
-}
-
-/// Sends the datagrams from `first` on without waiting, and gives the number of those that left.
-fn send<P: Peer>(
-    fd: RawFd,
-    headers: &mut MultiHeaders<P>,
-    slots: &Slots<P, { UDP_PAYLOAD as usize }>,
-    first: usize,
-) -> Result<usize, Errno> {
-    let vectors: [[IoSlice<'_>; 1]; BATCH] =
-        std::array::from_fn(|index| [IoSlice::new(if index < slots.len() { slots.packet(index) } else { &[] })]);
-    let results = sendmmsg(
-        fd,
-        headers,
-        &vectors[first..slots.len()],
-        &slots.peers()[first..slots.len()],
-        [],
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    // The only count there is. It looks at addresses that a send does not write: hence `primed`.
-    Ok(results.count())
-}
-
-/// Headers for sending whose address fields hold values. Counting the results of a send reads those fields, which nothing
-/// but a receive ever fills: so a throw-away socket receives once into each.
-fn primed<P: Peer>(like: SocketAddr) -> io::Result<MultiHeaders<P>> {
-    let loopback = match like {
-        SocketAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
-        SocketAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0)),
-    };
-    let socket = StdSocket::bind(loopback)?;
-    let address = socket.local_addr()?;
-    for _ in 0..BATCH {
-        socket.send_to(&[0], address)?;
-    }
-    let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let mut slots = Slots::new();
-    let count = receive(socket.as_raw_fd(), &mut headers, &mut slots, BATCH)?;
-    if count < BATCH {
-        return Err(io::Error::other(format!(
-            "only {count} of {BATCH} datagrams came back over loopback at {address}"
-        )));
-    }
-    Ok(headers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bound() -> (StdSocket, SockaddrIn) {
-        let socket = StdSocket::bind("127.0.0.1:0").unwrap();
-        let SocketAddr::V4(address) = socket.local_addr().unwrap() else { unreachable!("it was bound to IPv4") };
-        (socket, address.into())
-    }
-
-    #[test]
-    fn a_reply_that_cannot_be_sent_holds_up_none_behind_it() {
-        let (server, address) = bound();
-        let (client, to) = bound();
-        // Nobody can be answered on port 0; whoever forges addresses can ask from there.
-        let nobody = SockaddrIn::new(127, 0, 0, 1, 0);
-        let mut slots = Slots::new();
-        for (index, peer) in [to, to, nobody, to].into_iter().enumerate() {
-            slots.buffers_mut()[index][0] = index as u8;
-            slots.received(1, Some(peer));
-        }
-        let mut headers = primed::<SockaddrIn>(address.address()).unwrap();
-        let fd = server.as_raw_fd();
-        assert_eq!(send(fd, &mut headers, &slots, 0), Ok(2), "those before it");
-        assert_eq!(send(fd, &mut headers, &slots, 2), Err(Errno::EINVAL), "it alone");
-        assert_eq!(send(fd, &mut headers, &slots, 3), Ok(1), "those behind it");
-        let mut buffer = [9; 4];
-        for expected in [0, 1, 3] {
-            assert_eq!(client.recv_from(&mut buffer).unwrap(), (1, server.local_addr().unwrap()));
-            assert_eq!(buffer[0], expected);
-        }
-    }
-
-    #[test]
-    fn a_batch_is_received_with_each_sender_s_address_and_never_more_than_there_is_room_for() {
-        let (server, _) = bound();
-        let clients: Vec<_> = (0..3).map(|_| bound()).collect();
-        for (index, (client, _)) in clients.iter().enumerate() {
-            client.send_to(&vec![index as u8; index * 1_000], server.local_addr().unwrap()).unwrap();
-        }
-        let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
-        let mut slots = Slots::new();
-        assert_eq!(receive(server.as_raw_fd(), &mut headers, &mut slots, 2), Ok(2));
-        assert_eq!((slots.packet(0), slots.packet(1)), (&[][..], &[1; 1_000][..]));
-        assert_eq!(slots.peers()[..2], [Some(clients[0].1), Some(clients[1].1)]);
-        assert_eq!(receive(server.as_raw_fd(), &mut headers, &mut slots, 2), Ok(1));
-        assert_eq!(slots.packet(0), [2; DATAGRAM_MAX], "what is too long for any honest query is cut");
-        assert_eq!(slots.peers()[0], Some(clients[2].1));
-        assert_eq!(receive(server.as_raw_fd(), &mut headers, &mut slots, 2), Err(Errno::EAGAIN));
     }
 }

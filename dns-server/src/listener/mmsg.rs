@@ -1,0 +1,277 @@
+//! Many datagrams per system call: the only unsafe code of this crate, two calls and an address.
+//!
+//! `nix` wraps both calls safely, but sets up and reads whole headers for each datagram of each call, and of sent ones too. Here
+//! what is always the same is written once. Places of buffers are written before each call all the same, so that no pointer
+//! is ever older than the borrow that it stands for.
+
+#![allow(unsafe_code)]
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc::{self, AF_INET, AF_INET6, MSG_DONTWAIT, iovec, mmsghdr, sockaddr_in6};
+
+use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
+
+/// Octets of the longest socket address that is used, that of IPv6.
+const ADDRESS_MAX: usize = size_of::<sockaddr_in6>();
+
+/// A socket address as the kernel writes and reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address([u8; ADDRESS_MAX]);
+
+/// What the system calls are told about each datagram.
+struct Headers {
+    headers: Box<[mmsghdr; BATCH]>,
+    vectors: Box<[iovec; BATCH]>,
+}
+
+impl Headers {
+    fn new() -> Self {
+        // SAFETY: all zeros are a header without address, buffers, control messages or flags.
+        let headers = Box::new(unsafe { std::mem::zeroed::<[mmsghdr; BATCH]>() });
+        let vectors = Box::new([iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH]);
+        let mut this = Self { headers, vectors };
+        for header in this.headers.iter_mut() {
+            header.msg_hdr.msg_namelen = ADDRESS_MAX as u32;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        this
+    }
+}
+
+/// The senders of the datagrams that were received last, and what it takes to receive and answer them.
+pub(super) struct Mail {
+    addresses: Box<[Address; BATCH]>,
+    receiving: Headers,
+    sending: Headers,
+}
+
+impl Mail {
+    pub(super) fn new() -> Self {
+        let addresses = Box::new([Address([0; ADDRESS_MAX]); BATCH]);
+        Self { addresses, receiving: Headers::new(), sending: Headers::new() }
+    }
+
+    /// Receives at most `room` datagrams without waiting, and gives their number.
+    pub(super) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        slots: &mut Slots<DATAGRAM_MAX>,
+        room: usize,
+    ) -> Result<usize, Errno> {
+        slots.clear();
+        let (buffers, lengths) = slots.parts_mut();
+        let Headers { headers, vectors } = &mut self.receiving;
+        let room = room.min(BATCH);
+        let places = buffers.iter_mut().zip(self.addresses.iter_mut()).zip(vectors.iter_mut());
+        for (header, ((buffer, address), vector)) in headers[..room].iter_mut().zip(places) {
+            *vector = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: DATAGRAM_MAX };
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_name = address.0.as_mut_ptr().cast();
+        }
+        // SAFETY: the first `room` headers have just been given a buffer and an address each, of the lengths that they say and
+        // borrowed until the call is over. An address's length is what the last call wrote, which is the same for each datagram
+        // of a socket.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                room as u32,
+                MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        let count = Errno::result(received)? as usize;
+        for (length, header) in lengths.iter_mut().zip(&headers[..count]) {
+            *length = header.msg_len as usize;
+        }
+        slots.set_len(count);
+        Ok(count)
+    }
+
+    /// Sends the replies from `first` on without waiting, and gives the number of those that left.
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, replies: &Replies, first: usize) -> Result<usize, Errno> {
+        let Headers { headers, vectors } = &mut self.sending;
+        let length = self.receiving.headers[0].msg_hdr.msg_namelen;
+        let replies = (first..replies.len()).map(|index| (replies.packet(index), replies.to(index)));
+        let mut count = 0;
+        for ((packet, to), (header, vector)) in replies.zip(headers.iter_mut().zip(vectors.iter_mut())) {
+            // The kernel only reads what is to be sent, though the type does not say so.
+            *vector = iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_name = self.addresses[to].0.as_mut_ptr().cast();
+            header.msg_hdr.msg_namelen = length;
+            count += 1;
+        }
+        // SAFETY: the first `count` headers have just been given a packet and an address each, borrowed until the call is over.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, MSG_DONTWAIT as _) };
+        Errno::result(sent).map(|sent| sent as usize)
+    }
+
+    /// The address from which datagram `index` came.
+    pub(super) fn sender(&self, index: usize) -> Option<Address> {
+        self.addresses.get(index).copied()
+    }
+
+    /// Takes `sender` as the one of datagram `index`: of one that was received before, by the same socket.
+    pub(super) fn set_sender(&mut self, index: usize, sender: Address) {
+        if let Some(address) = self.addresses.get_mut(index) {
+            *address = sender;
+        }
+    }
+}
+
+impl Address {
+    /// The address as everybody else wants it.
+    pub(super) fn socket(self) -> Option<SocketAddr> {
+        let octets = &self.0;
+        let field = |at: usize| -> Option<[u8; 4]> { octets.get(at..)?.first_chunk().copied() };
+        let [f0, f1, p0, p1] = field(0)?;
+        let port = u16::from_be_bytes([p0, p1]);
+        match i32::from(u16::from_ne_bytes([f0, f1])) {
+            AF_INET => Some(SocketAddrV4::new(Ipv4Addr::from(field(4)?), port).into()),
+            AF_INET6 => {
+                let ip = Ipv6Addr::from(*octets.get(8..)?.first_chunk::<16>()?);
+                // As the standard library has them: both in the machine's order.
+                let (flow, scope) = (u32::from_ne_bytes(field(4)?), u32::from_ne_bytes(field(24)?));
+                Some(SocketAddrV6::new(ip, port, flow, scope).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// An address of IPv4.
+    #[cfg(test)]
+    pub(super) fn v4(address: SocketAddrV4) -> Self {
+        let mut octets = [0; ADDRESS_MAX];
+        octets[..2].copy_from_slice(&(AF_INET as u16).to_ne_bytes());
+        octets[2..4].copy_from_slice(&address.port().to_be_bytes());
+        octets[4..8].copy_from_slice(&address.ip().octets());
+        Self(octets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Loopback of both families; not every machine has IPv6.
+    fn hosts() -> impl Iterator<Item = &'static str> {
+        ["127.0.0.1", "::1"].into_iter().filter(|&host| host != "::1" || UdpSocket::bind((host, 0)).is_ok())
+    }
+
+    /// A server's socket and a client's.
+    fn pair(host: &str) -> (UdpSocket, UdpSocket) {
+        let (server, client) = (UdpSocket::bind((host, 0)).unwrap(), UdpSocket::bind((host, 0)).unwrap());
+        client.connect(server.local_addr().unwrap()).unwrap();
+        (server, client)
+    }
+
+    fn sender(mail: &Mail, index: usize) -> Option<SocketAddr> {
+        mail.sender(index)?.socket()
+    }
+
+    fn reply(replies: &mut Replies, octets: &[u8], to: usize) {
+        replies.next_mut()[..octets.len()].copy_from_slice(octets);
+        replies.push(octets.len(), to);
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        let family = |family: i32| (family as u16).to_ne_bytes();
+        let mut octets = [0; ADDRESS_MAX];
+        assert_eq!(Address(octets).socket(), None);
+        octets[..2].copy_from_slice(&family(AF_INET));
+        octets[2..8].copy_from_slice(&[0x14, 0xE9, 192, 0, 2, 1]);
+        assert_eq!(Address(octets).socket(), "192.0.2.1:5353".parse().ok());
+        assert_eq!(Address::v4("192.0.2.1:5353".parse().unwrap()).0, octets);
+        octets[..2].copy_from_slice(&family(AF_INET6));
+        octets[4..8].fill(0);
+        octets[8..12].copy_from_slice(&[0xFE, 0x80, 0, 0]);
+        octets[23] = 7;
+        octets[24..28].copy_from_slice(&3_u32.to_ne_bytes());
+        assert_eq!(Address(octets).socket(), "[fe80::7%3]:5353".parse().ok());
+    }
+
+    #[test]
+    fn a_batch_is_received_with_each_sender_s_address_and_never_more_than_there_is_room_for() {
+        for host in hosts() {
+            let (server, first) = pair(host);
+            let clients = [first, UdpSocket::bind((host, 0)).unwrap(), UdpSocket::bind((host, 0)).unwrap()];
+            for (index, client) in clients.iter().enumerate() {
+                client.send_to(&vec![index as u8; index * 1_000], server.local_addr().unwrap()).unwrap();
+            }
+            let address = |index: usize| Some(clients[index].local_addr().unwrap());
+            let (mut mail, mut slots) = (Mail::new(), Slots::new());
+            assert_eq!(mail.receive(server.as_fd(), &mut slots, 2), Ok(2));
+            assert_eq!((slots.packet(0), slots.packet(1)), (&[][..], &[1; 1_000][..]));
+            assert_eq!([sender(&mail, 0), sender(&mail, 1)], [address(0), address(1)]);
+            assert_eq!(mail.receive(server.as_fd(), &mut slots, 2), Ok(1));
+            assert_eq!(slots.packet(0), [2; DATAGRAM_MAX], "what is too long for any honest query is cut");
+            assert_eq!((sender(&mail, 0), sender(&mail, BATCH)), (address(2), None));
+            assert_eq!(mail.receive(server.as_fd(), &mut slots, 2), Err(Errno::EAGAIN));
+            assert_eq!(slots.len(), 0);
+        }
+    }
+
+    #[test]
+    fn replies_go_to_those_who_asked_whatever_their_order() {
+        for host in hosts() {
+            let (server, client) = pair(host);
+            let other = UdpSocket::bind((host, 0)).unwrap();
+            other.connect(server.local_addr().unwrap()).unwrap();
+            client.send(b"a").unwrap();
+            other.send(b"b").unwrap();
+            let (mut mail, mut slots, mut replies) = (Mail::new(), Slots::new(), Replies::new());
+            assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(2));
+            for (octets, to) in [(&b"for b"[..], 1), (b"for a", 0), (b"a", 0)] {
+                reply(&mut replies, octets, to);
+            }
+            assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(3));
+            let mut buffer = [0; 8];
+            let mut heard = |socket: &UdpSocket| {
+                let length = socket.recv(&mut buffer).unwrap();
+                buffer[..length].to_vec()
+            };
+            assert_eq!(heard(&other), b"for b");
+            assert_eq!([heard(&client), heard(&client)], [&b"for a"[..], b"a"]);
+            // As replies to misses leave: not to whom was received last.
+            let to = [mail.sender(1).unwrap(), mail.sender(0).unwrap()];
+            replies.clear();
+            for (index, to) in to.into_iter().enumerate() {
+                mail.set_sender(index, to);
+                replies.push_copy(&[index as u8]);
+            }
+            assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(2));
+            assert_eq!((heard(&other), heard(&client)), (vec![0], vec![1]));
+        }
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_sent_holds_up_none_behind_it() {
+        let (server, client) = pair("127.0.0.1");
+        let (mut mail, mut slots, mut replies) = (Mail::new(), Slots::new(), Replies::new());
+        for _ in 0..4 {
+            client.send(b"?").unwrap();
+        }
+        assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(4));
+        // Nobody can be answered on port 0; whoever forges addresses can ask from there.
+        mail.addresses[2].0[2..4].fill(0);
+        for to in 0..4 {
+            reply(&mut replies, &[to as u8], to);
+        }
+        assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(2), "those before it");
+        assert_eq!(mail.send(server.as_fd(), &replies, 2), Err(Errno::EINVAL), "it alone");
+        assert_eq!(mail.send(server.as_fd(), &replies, 3), Ok(1), "those behind it");
+        let mut buffer = [9; 4];
+        for expected in [0, 1, 3] {
+            assert_eq!(client.recv(&mut buffer).unwrap(), 1);
+            assert_eq!(buffer[0], expected);
+        }
+    }
+}
