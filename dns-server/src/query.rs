@@ -38,7 +38,7 @@ const IDENTITY_NAMES: [&[u8]; 5] = [
 pub struct KeyBuf {
     /// Behind the key there are zeros up to the end of its last piece.
     bytes: [u8; KEY_ROOM],
-    len: usize,
+    len: u16,
 }
 
 impl KeyBuf {
@@ -50,20 +50,18 @@ impl KeyBuf {
     /// The key's octets.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
     /// The key for a look into the cache.
     #[inline(always)]
     pub fn sought(&self) -> Sought<'_> {
-        let pieces = self.bytes.as_chunks().0;
-        Sought { pieces: pieces.get(..self.len.div_ceil(PIECE)).unwrap_or_default(), length: self.len }
+        Sought { pieces: self.bytes.as_chunks().0, length: self.len.into() }
     }
 
     /// Takes the name at the front of `octets`, of `length` octets, with what follows it in a key.
     #[inline(always)]
     fn fill(&mut self, octets: &[u8], length: usize, tail: [u8; Question::TAIL], flags: u8) {
-        let [t0, t1, c0, c1] = tail;
         self.bytes[0] = KEY_VERSION;
         let room = self.bytes[1..].as_chunks_mut::<LOWERED>().0;
         let (whole, rest) = octets.as_chunks();
@@ -78,9 +76,11 @@ impl KeyBuf {
             *lower = lower_case(&chunk);
         }
         let end = 1 + length;
-        self.len = end + 5;
-        if let Some(end) = self.bytes.get_mut(end..).and_then(<[u8]>::first_chunk_mut) {
-            *end = [t0, t1, c0, c1, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        self.len = end as u16 + 5;
+        if let Some(end) = self.bytes.get_mut(end..).and_then(<[u8]>::first_chunk_mut::<{ 5 + PIECE - 1 }>) {
+            *end = [0; 5 + PIECE - 1];
+            let octets = u64::from(u32::from_le_bytes(tail)) | u64::from(flags) << u32::BITS;
+            end[..8].copy_from_slice(&octets.to_le_bytes());
         }
     }
 }
@@ -122,6 +122,9 @@ pub struct Head {
 }
 
 impl Head {
+    /// Of no query.
+    pub(crate) const NONE: Self = Self { id: 0, recursion_desired: false, checking_disabled: false, edns: None };
+
     /// The key's octet of flags: DO and CD.
     #[inline]
     fn flags(&self) -> u8 {
@@ -169,17 +172,18 @@ impl<'a> Query<'a> {
     /// Reads a client's message and leaves its key in `key`.
     #[inline]
     pub fn parse(packet: &'a [u8], key: &mut KeyBuf) -> Result<Self, Reject<'a>> {
-        Self::parse_in(packet, packet.len(), key)
+        match usual::parse(packet, packet.len(), key) {
+            Some(query) => Ok(query),
+            None => Self::parse_any(packet, key),
+        }
     }
 
-    /// Reads a client's message of `length` octets at the front of a buffer and leaves its key in `key`. What stands behind the
-    /// message has no meaning, but a name is read quicker where something does.
+    /// Reads a message of the usual shape, of `length` octets at the front of a buffer, and leaves its key in `key`; `None` means
+    /// that [`Query::parse`] must decide. What stands behind the message has no meaning, but a name is read quicker where
+    /// something does.
     #[inline(always)]
-    pub fn parse_in(buffer: &'a [u8], length: usize, key: &mut KeyBuf) -> Result<Self, Reject<'a>> {
-        match usual::parse(buffer, length, key) {
-            Some(query) => Ok(query),
-            None => Self::parse_any(buffer.get(..length).unwrap_or_default(), key),
-        }
+    pub fn parse_usual(buffer: &'a [u8], length: usize, key: &mut KeyBuf) -> Option<Self> {
+        usual::parse(buffer, length, key)
     }
 
     /// Reads a message of whatever shape.

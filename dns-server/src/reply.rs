@@ -3,7 +3,7 @@
 use heimdall_shared::dns::message::HEADER;
 use heimdall_shared::dns::rr::rcode;
 
-use crate::cache::{Ready, age};
+use crate::cache::{Head, Ready, age};
 use crate::query::{Edns, Query, Reject, UDP_PAYLOAD};
 
 const QR: u8 = 0x80;
@@ -51,24 +51,24 @@ pub enum Ede {
 /// `out` must hold `limit` octets, and `limit` at least 512.
 pub fn answer(query: &Query<'_>, ready: &Ready, elapsed: u32, fresh: bool, limit: usize, out: &mut [u8]) -> usize {
     let packet = ready.packet();
-    // What does not fit leaves without records.
-    let copied = if packet.len() > limit { HEADER } else { packet.len() };
-    out[..copied].copy_from_slice(&packet[..copied]);
-    if copied == packet.len() {
+    if packet.len() <= limit {
+        out[..packet.len()].copy_from_slice(packet);
         for at in ready.ttls() {
             age(out, at, elapsed);
         }
     }
-    complete(query, packet.len(), fresh, limit, out)
+    complete(query, Head::of(packet), packet.len(), fresh, limit, out)
 }
 
-/// Makes a reply of the cached packet of `length` octets that was copied to `out`, and gives its length.
+/// Makes a reply of a cached packet of `length` octets, of which what follows the question was copied to `out`, and gives its
+/// length.
 ///
 /// What does not fit into `limit` leaves with TC and nothing but the question and OPT (RFC 2181 9).
 #[inline(always)]
-pub fn complete(query: &Query<'_>, length: usize, fresh: bool, limit: usize, out: &mut [u8]) -> usize {
+pub fn complete(query: &Query<'_>, head: Head, length: usize, fresh: bool, limit: usize, out: &mut [u8]) -> usize {
     let opt_len = if query.head.edns.is_some() { OPT_LEN } else { 0 };
-    let (code, flags) = (out[3] & 0x0F, out[2]);
+    let Head([flags, code, counts @ ..]) = head;
+    let code = code & 0x0F;
     // RFC 1034 4.3.1, 6.2.2: what comes out of a cache is not authoritative.
     let authoritative = if fresh { flags & AA } else { 0 };
     if length + opt_len > limit {
@@ -76,6 +76,8 @@ pub fn complete(query: &Query<'_>, length: usize, fresh: bool, limit: usize, out
         return opt(query, u16::from(code), None, end, out);
     }
     flag_octets(query, authoritative, code, out);
+    out[4..6].copy_from_slice(&[0, 1]);
+    out[6..HEADER].copy_from_slice(&counts);
     // The client's own octets, so that its mixed case comes back (RFC 4343; draft-vixie-dnsext-dns0x20).
     out[HEADER..HEADER + query.question.len()].copy_from_slice(query.question);
     opt(query, u16::from(code), None, length, out)

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::index::{Cell, Index, Slot};
 use super::memory::{Memory, Place, WORD};
-use super::stored::{FRONT, words_of};
+use super::stored::{LENGTHS, words_of};
 
 /// One segment in so many is for entries that were not asked for since they came.
 const SMALL_SHARE: usize = 10;
@@ -220,6 +220,6 @@ impl Log {
 
 /// Words of the entry at `place`.
 fn entry_words(memory: &Memory, place: Place) -> usize {
-    let lengths = memory.at(place).get(FRONT - 1).map_or(0, |lengths| lengths.load(Ordering::Relaxed));
+    let lengths = memory.at(place).get(LENGTHS).map_or(0, |lengths| lengths.load(Ordering::Relaxed));
     words_of(lengths)
 }

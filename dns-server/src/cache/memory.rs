@@ -50,12 +50,15 @@ pub(super) struct Memory {
     segments: Box<[Segment]>,
     /// Words of a segment, as a power of two.
     shift: u32,
+    /// The bits of a place that say where in its segment it is.
+    within: usize,
 }
 
 impl Memory {
     /// Room for `segments` segments of two to the power of `shift` words.
     pub(super) fn new(segments: usize, shift: u32) -> Self {
-        Self { segments: (0..segments).map(|_| Segment::default()).collect(), shift }
+        let segments = (0..segments).map(|_| Segment::default()).collect();
+        Self { segments, shift, within: (1 << shift) - 1 }
     }
 
     /// Number of segments.
@@ -83,7 +86,7 @@ impl Memory {
     /// The segment and the word in it that a place is.
     #[inline]
     pub(super) fn resolve(&self, place: Place) -> Option<(&Segment, usize)> {
-        Some((self.segments.get(place.0 >> self.shift)?, place.0 & (self.segment_words() - 1)))
+        Some((self.segments.get(place.0 >> self.shift)?, place.0 & self.within))
     }
 
     /// The words from `place` to the end of its segment.

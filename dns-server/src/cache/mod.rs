@@ -23,13 +23,13 @@ use heimdall_shared::key::Key;
 
 use index::{Cell, Index, Slot};
 use log::Log;
-use memory::{Memory, WORD};
+use memory::{Memory, Segment, WORD};
 
 use stored::Stored;
 
 pub use ready::Ready;
-pub use stored::Copied;
 pub(crate) use stored::age;
+pub use stored::{Copied, Head};
 
 /// One byte in so many is for the index: eight for each slot, and nearly twice as many slots as there is room for entries of 140
 /// bytes. Then a bucket has a slot for all but one in a hundred of its entries.
@@ -65,10 +65,10 @@ pub struct Cache<S = foldhash::fast::RandomState> {
 /// Octets of a key that are hashed at once.
 pub const PIECE: usize = 16;
 
-/// A key that is looked for, in whole pieces, the last one filled up with zeros.
+/// A key that is looked for, in whole pieces, its last one filled up with zeros.
 #[derive(Clone, Copy, Debug)]
 pub struct Sought<'k> {
-    /// Its octets and zeros.
+    /// Its octets and zeros. What stands in further pieces means nothing.
     pub pieces: &'k [[u8; PIECE]],
     /// Number of its octets.
     pub length: usize,
@@ -109,14 +109,18 @@ impl<S: BuildHasher> Cache<S> {
         })
     }
 
-    /// Copies the live answer for a key to `out`, with the TTLs of now.
+    /// Copies what follows the question in the live answer for a key to its place in `out`, with the TTLs of now.
     #[inline(always)]
     pub fn copy(&self, found: Found<'_>, key: Sought<'_>, now: Moment, out: &mut [u8]) -> Option<Copied> {
-        let copied = self.read(found, |stored| {
-            let (born, until) = (stored.born(), stored.until());
-            let hit = now <= until && stored.answers(key);
-            hit.then(|| stored.copy((born, until), stored::elapsed(born, now), out))
-        })?;
+        let (segment, edition, stored) = self.open(found)?;
+        let (born, until) = (stored.born(), stored.until());
+        if now > until || !stored.answers(key) {
+            return None;
+        }
+        let copied = stored.copy((born, until), stored::elapsed(born, now), out);
+        if !segment.is_still(edition) {
+            return None;
+        }
         found.cell.ask(found.slot);
         Some(copied)
     }
@@ -197,7 +201,7 @@ impl<S: BuildHasher> Cache<S> {
     #[inline(always)]
     pub fn hash(&self, key: Sought<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        for &piece in key.pieces {
+        for &piece in key.pieces.iter().take(key.length.div_ceil(PIECE)) {
             hasher.write_u128(u128::from_ne_bytes(piece));
         }
         hasher.finish()
@@ -219,18 +223,17 @@ impl<S: BuildHasher> Cache<S> {
         Some(Found { cell, slot })
     }
 
-    /// What `read` makes of an entry; nothing when that has just been moved away. It is called on what may be overwritten
-    /// meanwhile, and its result is dropped in that case.
+    /// An entry that may be read, unless it has just been moved away. It may be overwritten meanwhile: what was read of it has a
+    /// meaning only if the segment is still of that edition afterwards.
     #[inline(always)]
-    fn read<T>(&self, found: Found<'_>, read: impl FnOnce(Stored<'_>) -> Option<T>) -> Option<T> {
+    fn open(&self, found: Found<'_>) -> Option<(&Segment, u64, Stored<'_>)> {
         let (segment, word) = self.memory.resolve(found.slot.place()?)?;
         let edition = segment.edition();
         // Only what the slot says after the edition was read is about that edition.
         if !found.cell.get().is_same(found.slot) {
             return None;
         }
-        let result = read(Stored::of(segment.from(word))?)?;
-        segment.is_still(edition).then_some(result)
+        Some((segment, edition, Stored::of(segment.from(word))?))
     }
 
     /// A copy of the entry of a key, and where it was found. Compares the whole key: equal hashes alone never make a hit.
@@ -239,8 +242,11 @@ impl<S: BuildHasher> Cache<S> {
         // An entry may be moved away under the first look.
         (0..LOOKS).find_map(|_| {
             let found = self.index.cells(hash).map(|(cell, slot)| Found { cell, slot });
-            let mut copies =
-                found.filter_map(|found| Some((found, self.read(found, |stored| Some(Ready::copy_of(stored)))?)));
+            let mut copies = found.filter_map(|found| {
+                let (segment, edition, stored) = self.open(found)?;
+                let ready = Ready::copy_of(stored);
+                segment.is_still(edition).then_some((found, ready))
+            });
             copies.find(|(_, ready)| ready.key() == key)
         })
     }

@@ -1,5 +1,6 @@
 //! An answer that can be sent as it is, with octets of its own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 
 use super::memory::WORD;
-use super::stored::{Lengths, Stored, elapsed};
+use super::stored::{Head, Lengths, Stored, elapsed};
 
 /// Octets of a key that are no part of the question: its version, in front of it.
 const KEY_FRONT: usize = 1;
@@ -18,7 +19,7 @@ const KEY_FRONT: usize = 1;
 #[derive(Clone, Debug)]
 pub struct Ready {
     lengths: Lengths,
-    /// The key, the packet, the offset of each TTL in it; each filled up with zeros to whole words.
+    /// The key, the packet, the offset of each TTL in it.
     octets: Vec<u8>,
     born: Moment,
     /// The last moment at which a whole second of its life is left.
@@ -38,21 +39,21 @@ impl Ready {
             return None;
         }
         let mut octets = Vec::with_capacity(key.as_bytes().len() + packet.len() + 4 * WORD);
-        for part in [key.as_bytes(), packet] {
-            octets.extend_from_slice(part);
-            octets.resize(octets.len().next_multiple_of(WORD), 0);
-        }
+        octets.extend_from_slice(key.as_bytes());
+        octets.extend_from_slice(packet);
         let mut smallest = u32::MAX;
         let mut ttls = 0_u16;
         for record in message.records() {
             let record = record.ok()?;
-            octets.extend(u16::try_from(record.ttl_at).ok()?.to_ne_bytes());
+            octets.extend(u16::try_from(record.ttl_at).ok()?.to_le_bytes());
             smallest = smallest.min(record.ttl);
             ttls += 1;
         }
-        octets.resize(octets.len().next_multiple_of(WORD), 0);
-        let lengths =
-            Lengths { key: u16::try_from(key.as_bytes().len()).ok()?, packet: u16::try_from(packet.len()).ok()?, ttls };
+        let lengths = Lengths {
+            key: u16::try_from(key.as_bytes().len()).ok()?,
+            question: u16::try_from(question.len()).ok()?,
+            tail: u16::try_from(packet.len() - HEADER - question.len()).ok()?,
+        };
         // A life cut short on the way must show in the TTLs, which count from the birth.
         let cut = Duration::from_secs(u64::from(smallest)).saturating_sub(entry.lifetime);
         let born = if entry.lifetime.is_zero() || ttls == 0 { entry.born } else { entry.born.minus(cut) };
@@ -62,14 +63,26 @@ impl Ready {
 
     /// A copy of what is stored.
     pub(super) fn copy_of(stored: Stored<'_>) -> Self {
-        let octets = stored.octets().flatten().collect();
-        Self { lengths: stored.lengths(), octets, born: stored.born(), until: stored.until() }
+        let lengths = stored.lengths();
+        let [key, tail, ttls] = stored
+            .parts()
+            .map(|words| words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect::<Vec<_>>());
+        let part = |octets: &[u8], length: u16| octets.get(..length.into()).unwrap_or_default().to_vec();
+        let key = part(&key, lengths.key);
+        let question = part(key.get(KEY_FRONT..).unwrap_or_default(), lengths.question);
+        let header = stored.head().header();
+        let octets = [&*key, &header, &question, &part(&tail, lengths.tail), &ttls].concat();
+        Self { lengths, octets, born: stored.born(), until: stored.until() }
     }
 
     /// What is stored of it.
     pub(super) fn words(&self, hash: u64) -> impl Iterator<Item = u64> {
-        let front = [hash, self.born.as_nanos(), self.until.as_nanos(), self.lengths.to_word()];
-        front.into_iter().chain(self.octets.as_chunks().0.iter().map(|&word| u64::from_ne_bytes(word)))
+        let lengths = self.lengths.to_word(self.ttls().count());
+        let head = u64::from_ne_bytes(Head::of(self.packet()).0);
+        let front = [hash, self.born.as_nanos(), self.until.as_nanos(), lengths, head];
+        let tail = self.packet().get(self.lengths.question_end()..).unwrap_or_default();
+        let parts = [self.key(), tail, self.offsets()];
+        front.into_iter().chain(parts.into_iter().flat_map(|part| part.chunks(WORD).map(word)))
     }
 
     /// The entry that this was made of, with a life of the same end.
@@ -85,15 +98,20 @@ impl Ready {
 
     /// The packet in normal form.
     pub fn packet(&self) -> &[u8] {
-        let start = self.lengths.key_words() * WORD;
-        self.octets.get(start..start + usize::from(self.lengths.packet)).unwrap_or_default()
+        let start = usize::from(self.lengths.key);
+        self.octets.get(start..start + self.lengths.packet()).unwrap_or_default()
     }
 
     /// Offsets of the TTLs in it.
     pub fn ttls(&self) -> impl Iterator<Item = u16> {
-        let start = (self.lengths.key_words() + self.lengths.packet_words()) * WORD;
-        let offsets = self.octets.get(start..).unwrap_or_default().as_chunks().0;
-        offsets.iter().take(usize::from(self.lengths.ttls)).map(|&offset| u16::from_ne_bytes(offset))
+        // No TTL stands at the front: such an offset fills up a word.
+        let offsets = self.offsets().as_chunks().0.iter().map(|&offset| u16::from_le_bytes(offset));
+        offsets.take_while(|&offset| offset != 0)
+    }
+
+    fn offsets(&self) -> &[u8] {
+        let start = usize::from(self.lengths.key) + self.lengths.packet();
+        self.octets.get(start..).unwrap_or_default()
     }
 
     /// The name that it answers for, in lower-case wire form.
@@ -124,4 +142,11 @@ impl Ready {
     pub fn is_live(&self, now: Moment) -> bool {
         now <= self.until
     }
+}
+
+/// Octets as a word, filled up with zeros.
+fn word(octets: &[u8]) -> u64 {
+    let mut word = [0; WORD];
+    word[..octets.len()].copy_from_slice(octets);
+    u64::from_ne_bytes(word)
 }

@@ -1,41 +1,43 @@
-//! An entry as it stands in the cache's memory: a few words that say what it is, its key, its packet, the places of its TTLs.
+//! An entry as it stands in the cache's memory: a few words that say what it is, its key, what follows the question in its
+//! packet, the places of its TTLs. The question is in the key; a client gets back its own anyhow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use heimdall_shared::clock::Moment;
+use heimdall_shared::dns::message::HEADER;
 
 use super::Sought;
 use super::memory::WORD;
 
-/// Words in front: the key's hash, birth, end, and the lengths.
-pub(super) const FRONT: usize = 4;
+/// Words in front: the key's hash, birth, end, the lengths, the header.
+pub(super) const FRONT: usize = 5;
 
-/// Words that hold a header.
-const HEADER_WORDS: usize = 2;
+/// The one of them that holds the lengths.
+pub(super) const LENGTHS: usize = 3;
 
 /// TTL offsets in a word.
 const OFFSETS: usize = 4;
 
-/// The lengths of an entry's parts, as one word keeps them.
+/// The lengths of an entry's parts in octets, as one word keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lengths {
-    /// Octets of the key.
     pub(super) key: u16,
-    /// Octets of the packet.
-    pub(super) packet: u16,
-    /// Number of TTLs.
-    pub(super) ttls: u16,
+    /// The question, of which the key has a copy.
+    pub(super) question: u16,
+    /// What follows the question in the packet.
+    pub(super) tail: u16,
 }
 
 impl Lengths {
-    /// The word: the three, and the words of the whole entry, so that a reader need not count them.
-    pub(super) const fn to_word(self) -> u64 {
-        self.key as u64 | (self.packet as u64) << 16 | (self.ttls as u64) << 32 | (self.words() as u64) << 48
+    /// The word: the three, and the words of the whole entry with `ttls` TTLs, so that a reader need not count them.
+    pub(super) const fn to_word(self, ttls: usize) -> u64 {
+        let words = FRONT + self.key_words() + self.tail_words() + ttls.div_ceil(OFFSETS);
+        self.key as u64 | (self.question as u64) << 16 | (self.tail as u64) << 32 | (words as u64) << 48
     }
 
     #[inline]
     pub(super) const fn from_word(word: u64) -> Self {
-        Self { key: word as u16, packet: (word >> 16) as u16, ttls: (word >> 32) as u16 }
+        Self { key: word as u16, question: (word >> 16) as u16, tail: (word >> 32) as u16 }
     }
 
     /// Words of the key.
@@ -44,14 +46,22 @@ impl Lengths {
         (self.key as usize).div_ceil(WORD)
     }
 
-    /// Words of the packet.
+    /// Words of what follows the question.
     #[inline]
-    pub(super) const fn packet_words(self) -> usize {
-        (self.packet as usize).div_ceil(WORD)
+    pub(super) const fn tail_words(self) -> usize {
+        (self.tail as usize).div_ceil(WORD)
     }
 
-    const fn words(self) -> usize {
-        FRONT + self.key_words() + self.packet_words() + (self.ttls as usize).div_ceil(OFFSETS)
+    /// Where in the packet the question ends.
+    #[inline]
+    pub(super) const fn question_end(self) -> usize {
+        HEADER + self.question as usize
+    }
+
+    /// Octets of the packet.
+    #[inline]
+    pub(super) const fn packet(self) -> usize {
+        self.question_end() + self.tail as usize
     }
 }
 
@@ -61,11 +71,33 @@ pub(super) const fn words_of(lengths: u64) -> usize {
     (lengths >> 48) as usize
 }
 
-/// A packet that was copied out of the cache.
+/// A packet's header but for its ID and its number of questions, which is 1: flags, numbers of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head(pub [u8; WORD]);
+
+impl Head {
+    /// That of a packet; zeros where there is none.
+    pub fn of(packet: &[u8]) -> Self {
+        match packet.first_chunk() {
+            Some(&[_, _, f0, f1, _, _, an0, an1, ns0, ns1, ar0, ar1]) => Self([f0, f1, an0, an1, ns0, ns1, ar0, ar1]),
+            None => Self([0; WORD]),
+        }
+    }
+
+    /// The header, with ID 0.
+    pub fn header(self) -> [u8; HEADER] {
+        let [f0, f1, an0, an1, ns0, ns1, ar0, ar1] = self.0;
+        [0, 0, f0, f1, 0, 1, an0, an1, ns0, ns1, ar0, ar1]
+    }
+}
+
+/// A packet whose part behind the question was copied out of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied {
-    /// Its octets. Where the buffer holds fewer, it holds the header alone.
+    /// Octets of the whole packet. Where the buffer holds fewer, nothing was copied.
     pub length: usize,
+    /// What to write in front.
+    pub head: Head,
     /// When the exchange that fetched it began.
     pub born: Moment,
     /// The last moment at which a whole second of its life is left.
@@ -79,6 +111,7 @@ pub(super) struct Stored<'m> {
     born: &'m AtomicU64,
     until: &'m AtomicU64,
     lengths: Lengths,
+    head: &'m AtomicU64,
     rest: &'m [AtomicU64],
 }
 
@@ -86,10 +119,10 @@ impl<'m> Stored<'m> {
     /// The entry at the beginning of `words`.
     #[inline(always)]
     pub(super) fn of(words: &'m [AtomicU64]) -> Option<Self> {
-        let ([_, born, until, lengths], rest) = words.split_first_chunk::<FRONT>()?;
+        let ([_, born, until, lengths, head], rest) = words.split_first_chunk::<FRONT>()?;
         let lengths = lengths.load(Ordering::Relaxed);
         let rest = rest.get(..words_of(lengths).saturating_sub(FRONT))?;
-        Some(Self { born, until, lengths: Lengths::from_word(lengths), rest })
+        Some(Self { born, until, lengths: Lengths::from_word(lengths), head, rest })
     }
 
     pub(super) const fn lengths(self) -> Lengths {
@@ -107,49 +140,51 @@ impl<'m> Stored<'m> {
         Moment::from_nanos(self.until.load(Ordering::Relaxed))
     }
 
-    /// All that stands behind the front.
-    pub(super) fn octets(self) -> impl Iterator<Item = [u8; WORD]> {
-        self.rest.iter().map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+    #[inline]
+    pub(super) fn head(self) -> Head {
+        Head(self.head.load(Ordering::Relaxed).to_ne_bytes())
+    }
+
+    /// The words of the key, of what follows the question, and of the places of TTLs, where there is a zero for none.
+    #[inline(always)]
+    pub(super) fn parts(self) -> [&'m [AtomicU64]; 3] {
+        let (key, behind_key) = self.rest.split_at_checked(self.lengths.key_words()).unwrap_or_default();
+        let (tail, ttls) = behind_key.split_at_checked(self.lengths.tail_words()).unwrap_or_default();
+        [key, tail, ttls]
     }
 
     /// Whether its key is this one.
     #[inline(always)]
     pub(super) fn answers(self, key: Sought<'_>) -> bool {
-        let count = self.lengths.key_words();
-        let (Some(stored), Some(sought)) =
-            (self.rest.get(..count), key.pieces.as_flattened().as_chunks().0.get(..count))
-        else {
+        if usize::from(self.lengths.key) != key.length {
             return false;
-        };
+        }
+        let count = self.lengths.key_words();
+        let sought = key.pieces.as_flattened().as_chunks().0.get(..count);
+        let (Some(stored), Some(sought)) = (self.rest.get(..count), sought) else { return false };
         let differs = |(stored, &sought): (&AtomicU64, _)| stored.load(Ordering::Relaxed) ^ u64::from_ne_bytes(sought);
         // All words without a branch: nearly always they are the same.
-        usize::from(self.lengths.key) == key.length && stored.iter().zip(sought).map(differs).fold(0, |a, b| a | b) == 0
+        stored.iter().zip(sought).map(differs).fold(0, |a, b| a | b) == 0
     }
 
-    /// Copies the packet to `out` and takes `elapsed` seconds off each TTL.
+    /// Copies what follows the question to its place in `out` and takes `elapsed` seconds off each TTL.
     #[inline(always)]
     pub(super) fn copy(self, (born, until): (Moment, Moment), elapsed: u32, out: &mut [u8]) -> Copied {
-        let behind_key = self.rest.get(self.lengths.key_words()..).unwrap_or_default();
-        let (packet, offsets) = behind_key.split_at_checked(self.lengths.packet_words()).unwrap_or_default();
-        let copied = Copied { length: usize::from(self.lengths.packet), born, until };
-        let out_words = out.as_chunks_mut::<WORD>().0;
-        if copied.length > out_words.len() * WORD {
-            for (out, word) in out_words.iter_mut().zip(packet).take(HEADER_WORDS) {
-                *out = word.load(Ordering::Relaxed).to_ne_bytes();
-            }
+        let [_, tail, ttls] = self.parts();
+        let copied = Copied { length: self.lengths.packet(), head: self.head(), born, until };
+        let room = out.get_mut(self.lengths.question_end()..).unwrap_or_default().as_chunks_mut::<WORD>().0;
+        if tail.len() > room.len() {
             return copied;
         }
-        for (out, word) in out_words.iter_mut().zip(packet) {
+        for (out, word) in room.iter_mut().zip(tail) {
             *out = word.load(Ordering::Relaxed).to_ne_bytes();
         }
-        let mut left = usize::from(self.lengths.ttls);
-        for word in offsets {
-            let mut word = word.load(Ordering::Relaxed);
-            for _ in 0..left.min(OFFSETS) {
+        for word in ttls {
+            let mut word = word.load(Ordering::Relaxed).to_le();
+            while word != 0 {
                 age(out, word as u16, elapsed);
-                word >>= 16;
+                word >>= u16::BITS;
             }
-            left = left.saturating_sub(OFFSETS);
         }
         copied
     }

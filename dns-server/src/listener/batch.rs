@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use heimdall_shared::clock::Moment;
+use heimdall_shared::dns::message::HEADER;
 
 use crate::cache::Cache;
 use crate::metrics::WorkerTallies;
-use crate::query::{KeyBuf, Query, Reject, UDP_PAYLOAD};
+use crate::query::{Head, KeyBuf, Query, Reject, UDP_PAYLOAD};
 use crate::refresh::{Ahead, Popular};
 use crate::reply;
 
@@ -161,6 +162,27 @@ impl Default for Replies {
     }
 }
 
+/// A query of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    hash: u64,
+    head: Head,
+    /// Which datagram it was.
+    index: usize,
+    /// Octets of its question, which stands behind the header.
+    question: u16,
+}
+
+impl Asked {
+    const NOTHING: Self = Self { hash: 0, head: Head::NONE, index: 0, question: 0 };
+
+    /// The query in datagram `index`, before its key is hashed.
+    #[inline(always)]
+    fn of(query: &Query<'_>, index: usize) -> Self {
+        Self { hash: 0, head: query.head, index, question: query.question.len() as u16 }
+    }
+}
+
 /// A worker's buffers: what was received, the replies to it, and which of it must be asked for elsewhere.
 #[derive(Debug)]
 pub struct Batch {
@@ -169,6 +191,7 @@ pub struct Batch {
     /// What is to be sent.
     pub replies: Replies,
     keys: Box<[KeyBuf; BATCH]>,
+    asked: Box<[Asked; BATCH]>,
     misses: [usize; BATCH],
     miss_count: usize,
     ahead: Ahead,
@@ -185,6 +208,7 @@ impl Batch {
             received: Slots::new(),
             replies: Replies::new(),
             keys,
+            asked: Box::new([Asked::NOTHING; BATCH]),
             misses: [0; BATCH],
             miss_count: 0,
             ahead,
@@ -199,35 +223,35 @@ impl Batch {
         self.replies.clear();
         (self.miss_count, self.due_count) = (0, 0);
         // One step of all queries before the next one of any: the processor then waits for memory once for many of them.
-        let mut asked = [const { None }; BATCH];
-        let (asked_count, rejected) = parse(&self.received, &mut self.keys, &mut self.replies, cache, &mut asked);
-        let mut found = [None; BATCH];
-        for (found, asked) in found.iter_mut().zip(&asked[..asked_count]) {
-            *found = asked.as_ref().and_then(|asked| cache.find(asked.hash));
+        let (count, rejected) = self.parse(cache);
+        let mut all_found = [None; BATCH];
+        for (found, asked) in all_found.iter_mut().zip(&self.asked[..count]) {
+            *found = cache.find(asked.hash);
         }
         let mut hits = 0;
-        for ((asked, found), key) in asked.iter().flatten().zip(found).zip(&*self.keys) {
+        for (nth, found) in all_found.into_iter().enumerate().take(count) {
+            let (asked, key) = (&self.asked[nth], self.keys[nth].sought());
             let out = self.replies.next_mut();
-            let key = key.sought();
-            let copied = found.and_then(|found| {
-                cache.copy(found, key, now, out).or_else(|| cache.copy_anywhere(asked.hash, key, now, out))
-            });
-            match copied {
-                Some(copied) => {
-                    hits += 1;
-                    if self.ahead.is_due(copied.born, copied.until, now) && self.popular.hit(asked.hash, copied.born) {
-                        self.due[self.due_count] = asked.index;
-                        self.due_count += 1;
+            let copied = match found.and_then(|found| cache.copy(found, key, now, out)) {
+                Some(copied) => copied,
+                None => match found.and_then(|_| cache.copy_anywhere(asked.hash, key, now, out)) {
+                    Some(copied) => copied,
+                    None => {
+                        self.misses[self.miss_count] = asked.index;
+                        self.miss_count += 1;
+                        continue;
                     }
-                    let limit = asked.query.udp_limit();
-                    let length = reply::complete(&asked.query, copied.length, false, limit, out);
-                    self.replies.push(length, asked.index);
-                }
-                None => {
-                    self.misses[self.miss_count] = asked.index;
-                    self.miss_count += 1;
-                }
+                },
+            };
+            hits += 1;
+            if self.ahead.is_due(copied.born, copied.until, now) && self.popular.hit(asked.hash, copied.born) {
+                self.due[self.due_count] = asked.index;
+                self.due_count += 1;
             }
+            let question = &self.received.buffers[asked.index][HEADER..][..asked.question.into()];
+            let query = Query { head: asked.head, question };
+            let length = reply::complete(&query, copied.head, copied.length, false, query.udp_limit(), out);
+            self.replies.push(length, asked.index);
         }
         tallies.udp_queries.add(self.received.len() as u64);
         tallies.l1_hits.add(hits);
@@ -237,47 +261,39 @@ impl Batch {
     }
 }
 
-/// A query of a batch.
-struct Asked<'a> {
-    query: Query<'a>,
-    hash: u64,
-    /// Which datagram it was.
-    index: usize,
-}
-
-/// Reads what was received, begins to bring near what the cache knows of it, and answers what is rejected. Gives the numbers of
-/// queries and of rejected messages.
-fn parse<'a>(
-    received: &'a Slots<DATAGRAM_MAX>,
-    keys: &mut [KeyBuf; BATCH],
-    replies: &mut Replies,
-    cache: &Cache,
-    asked: &mut [Option<Asked<'a>>; BATCH],
-) -> (usize, u64) {
-    let (mut count, mut rejected, mut touched) = (0, 0, 0);
-    for (index, (buffer, &length)) in received.buffers.iter().zip(&received.lengths).take(received.count).enumerate() {
-        let key = &mut keys[count];
-        match Query::parse_in(buffer, length, key) {
-            Ok(query) => {
-                let hash = cache.hash(key.sought());
-                touched ^= cache.touch(hash);
-                asked[count] = Some(Asked { query, hash, index });
-                count += 1;
-            }
-            Err(reject) => {
-                rejected += 1;
-                if reject != Reject::Silent {
-                    let length = reply::rejection(&reject, replies.next_mut());
-                    replies.push(length, index);
+impl Batch {
+    /// Reads what was received, begins to bring near what the cache knows of it, and answers what is rejected. Gives the numbers
+    /// of queries and of rejected messages.
+    #[inline(always)]
+    fn parse(&mut self, cache: &Cache) -> (usize, u64) {
+        let Slots { buffers, lengths, count: received } = &self.received;
+        let (mut count, mut rejected, mut touched) = (0, 0, 0);
+        for index in 0..*received {
+            let (buffer, length, key) = (&buffers[index], lengths[index], &mut self.keys[count]);
+            let asked = &mut self.asked[count];
+            if let Some(query) = Query::parse_usual(buffer, length, key) {
+                *asked = Asked::of(&query, index);
+            } else {
+                match Query::parse(&buffer[..length], key) {
+                    Ok(query) => *asked = Asked::of(&query, index),
+                    Err(reject) => {
+                        rejected += 1;
+                        if reject != Reject::Silent {
+                            let length = reply::rejection(&reject, self.replies.next_mut());
+                            self.replies.push(length, index);
+                        }
+                        continue;
+                    }
                 }
             }
+            asked.hash = cache.hash(key.sought());
+            touched ^= cache.touch(asked.hash);
+            count += 1;
         }
+        std::hint::black_box(touched);
+        (count, rejected)
     }
-    std::hint::black_box(touched);
-    (count, rejected)
-}
 
-impl Batch {
     /// The datagrams that the last [`Batch::answer`] could not answer.
     #[inline]
     pub fn misses(&self) -> &[usize] {

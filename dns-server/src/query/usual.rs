@@ -58,13 +58,11 @@ pub(super) fn parse<'a>(buffer: &'a [u8], length: usize, key: &mut KeyBuf) -> Op
 fn name_length(octets: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        let label = usize::from(*octets.get(at)?);
-        at += 1 + label;
-        if label == 0 {
-            return (at <= MAX_NAME).then_some(at);
-        }
-        if label > MAX_LABEL {
-            return None;
+        let label = *octets.get(at)?;
+        at += 1 + usize::from(label);
+        // The root or too long, in one comparison.
+        if usize::from(label.wrapping_sub(1)) >= MAX_LABEL {
+            return (label == 0 && at <= MAX_NAME).then_some(at);
         }
     }
 }
