@@ -60,7 +60,7 @@ impl Miss {
         Some(Self { head: query.head, question: query.question.into(), key })
     }
 
-    fn query(&self) -> Query<'_> {
+    pub(crate) fn query(&self) -> Query<'_> {
         Query { head: self.head, question: &self.question }
     }
 }

@@ -133,6 +133,13 @@ impl<S: BuildHasher> Cache<S> {
         cells.find_map(|(cell, slot)| self.copy(Found { cell, slot }, key, now, out))
     }
 
+    /// Looks for the live answer for a key, and does as [`Cache::copy`].
+    pub fn hit(&self, key: Sought<'_>, now: Moment, out: &mut [u8]) -> Option<Copied> {
+        let hash = self.hash(key);
+        let found = self.find(hash)?;
+        self.copy(found, key, now, out).or_else(|| self.copy_anywhere(hash, key, now, out))
+    }
+
     /// The answer for a key's octets, also if it died, but not longer than `beyond` ago. Does not count as a use of it.
     pub fn get_stale(&self, key: &[u8], now: Moment, beyond: Duration) -> Option<Ready> {
         let (_, ready) = self.lookup(key)?;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use heimdall_shared::clock::Moment;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::cache::Cache;
 use crate::query::{KeyBuf, Query};
 use crate::reply::{self, SHORT_MAX};
 use crate::worker::{Miss, Worker};
@@ -26,8 +28,8 @@ pub(crate) const CONNECTIONS_MAX: usize = 1_024;
 /// Queries in flight on one connection; the next one is read when an answer has left.
 const IN_FLIGHT_MAX: usize = 100;
 
-/// Replies that wait for the connection to take them. Together with the one being written they bound what a client that
-/// does not read makes us hold.
+/// Pieces of up to [`WRITE_TOGETHER`] octets and one reply that wait for the connection to take them. Together with the one being
+/// written they bound what a client that does not read makes us hold.
 const REPLIES_WAITING: usize = 16;
 
 /// A connection on which nothing has been asked for this long is closed (RFC 7766 6.2.3: "of the order of seconds").
@@ -41,6 +43,12 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// Replies are written together up to this many octets.
 const WRITE_TOGETHER: usize = 16 * 1_024;
+
+/// Octets read at once: many queries, and little for a connection that is idle.
+const READ_TOGETHER: usize = 4 * 1_024;
+
+/// Octets of a reply that are made ready before its length is known: nearly all are shorter.
+const USUAL_REPLY: usize = 512;
 
 /// Accepts connections until `stop`, and serves each in a task that `tasks` waits for.
 pub(crate) async fn serve(
@@ -97,59 +105,74 @@ async fn connection(
     };
     let reader = async {
         tokio::select! {
-            () = stop.cancelled() => {}
             () = broken.cancelled() => {}
-            () = read(input, replies, worker) => {}
+            () = read(input, replies, worker, stop) => {}
         }
     };
     tokio::join!(reader, writer);
 }
 
-/// Reads queries and sees to their replies, until the client has nothing more to say.
-async fn read(mut input: impl AsyncRead + Unpin, replies: mpsc::Sender<Vec<u8>>, worker: &Rc<Worker>) {
+/// Reads queries and sees to their replies, until the client has nothing more to say, or `stop`.
+async fn read(
+    mut input: impl AsyncRead + Unpin,
+    replies: mpsc::Sender<Vec<u8>>,
+    worker: &Rc<Worker>,
+    stop: &CancellationToken,
+) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-    let mut message = Vec::new();
+    let tallies = &worker.desk.tallies;
+    let (mut received, mut ready) = (BytesMut::new(), Vec::new());
     let mut key = KeyBuf::new();
     loop {
-        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
-        if !next_message(&mut input, &mut message).await {
-            return;
+        if whole(&received).is_none() {
+            // Nothing that is ready waits for the client to say more.
+            if !pass_on(&replies, &mut ready).await {
+                return;
+            }
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                message = next_message(&mut input, &mut received) => message,
+            };
+            if !message {
+                return;
+            }
         }
-        worker.desk.tallies.tcp_queries.add(1);
-        let now = Moment::now();
-        let query = match Query::parse(&message, &mut key) {
-            Ok(query) => query,
+        let Some(message) = whole(&received) else { return };
+        let used = LENGTH + message.len();
+        tallies.tcp_queries.add(1);
+        let miss = match Query::parse(message, &mut key) {
+            Ok(query) if hit(&worker.desk.cache, &query, &key, &mut ready) => {
+                tallies.l1_hits.add(1);
+                None
+            }
+            Ok(query) => {
+                tallies.l1_misses.add(1);
+                Miss::new(&query, &key)
+            }
             Err(reject) => {
-                worker.desk.tallies.rejected.add(1);
-                let frame = frame(SHORT_MAX, |out| reply::rejection(&reject, out));
-                if frame.len() > LENGTH && replies.send(frame).await.is_err() {
-                    return;
-                }
-                continue;
+                tallies.rejected.add(1);
+                append(&mut ready, SHORT_MAX, |out| reply::rejection(&reject, out));
+                None
             }
         };
-        if let Some(ready) = worker.desk.cache.get(key.as_bytes(), now) {
-            worker.desk.tallies.l1_hits.add(1);
-            let room = reply::room(ready.packet().len());
-            let elapsed = ready.elapsed(now);
-            let frame = frame(room, |out| reply::answer(&query, &ready, elapsed, false, reply::TCP_LIMIT, out));
-            if replies.send(frame).await.is_err() {
+        received.advance(used);
+        let Some(miss) = miss else {
+            if ready.len() >= WRITE_TOGETHER && !pass_on(&replies, &mut ready).await {
                 return;
             }
             continue;
-        }
-        worker.desk.tallies.l1_misses.add(1);
-        let Some(miss) = Miss::new(&query, &key) else { continue };
+        };
         let Some(task) = worker.miss() else {
             // Over TCP nobody retransmits: the client must hear that this one was dropped.
-            let frame = frame(SHORT_MAX, |out| reply::overloaded(&query, out));
-            if replies.send(frame).await.is_err() {
-                return;
-            }
+            append(&mut ready, SHORT_MAX, |out| reply::overloaded(&miss.query(), out));
             continue;
         };
-        let replies = replies.clone();
-        let own = Rc::clone(worker);
+        if in_flight.available_permits() == 0 && !pass_on(&replies, &mut ready).await {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+        let (replies, own) = (replies.clone(), Rc::clone(worker));
         task.spawn_local(async move {
             let frame = own.answer(&miss, reply::TCP_LIMIT, LENGTH).await;
             // A client that went away needs no answer.
@@ -159,36 +182,83 @@ async fn read(mut input: impl AsyncRead + Unpin, replies: mpsc::Sender<Vec<u8>>,
     }
 }
 
+/// Hands over the replies that are ready; false when nobody takes them any more.
+async fn pass_on(replies: &mpsc::Sender<Vec<u8>>, ready: &mut Vec<u8>) -> bool {
+    ready.is_empty() || replies.send(std::mem::take(ready)).await.is_ok()
+}
+
 /// Octets of the length in front of each message (RFC 1035 4.2.2).
 const LENGTH: usize = 2;
 
-/// Reads one message; false when there is none, or not in time.
-async fn next_message(input: &mut (impl AsyncRead + Unpin), message: &mut Vec<u8>) -> bool {
-    let Ok(Ok(first)) = timeout(IDLE, input.read_u8()).await else { return false };
+/// The first message of what was received, when it is whole.
+fn whole(received: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = received.split_first_chunk::<LENGTH>()?;
+    rest.get(..usize::from(u16::from_be_bytes(*length)))
+}
+
+/// Reads until there is a whole message; false when there is none, or not in time.
+async fn next_message(input: &mut (impl AsyncRead + Unpin), received: &mut BytesMut) -> bool {
+    if received.is_empty() {
+        received.reserve(READ_TOGETHER);
+        let Ok(Ok(1..)) = timeout(IDLE, input.read_buf(received)).await else { return false };
+    }
     let rest = async {
-        let second = input.read_u8().await?;
-        message.clear();
-        message.resize(usize::from(u16::from_be_bytes([first, second])), 0);
-        input.read_exact(message).await.map(drop)
+        while whole(received).is_none() {
+            received.reserve(READ_TOGETHER);
+            if input.read_buf(received).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(())
     };
     matches!(timeout(MESSAGE_TIME, rest).await, Ok(Ok(())))
 }
 
-/// A reply behind its length, written into `room` octets.
-fn frame(room: usize, write: impl FnOnce(&mut [u8]) -> usize) -> Vec<u8> {
-    let mut frame = vec![0; LENGTH + room];
-    let length = write(&mut frame[LENGTH..]);
-    frame.truncate(LENGTH + length);
-    with_length(frame)
+/// Appends the answer that the cache has, if it has one.
+fn hit(cache: &Cache, query: &Query<'_>, key: &KeyBuf, ready: &mut Vec<u8>) -> bool {
+    let (now, start) = (Moment::now(), ready.len());
+    let mut room = USUAL_REPLY;
+    // A second time where the first one showed that the answer is longer.
+    for _ in 0..2 {
+        ready.resize(start + LENGTH + room, 0);
+        let out = &mut ready[start + LENGTH..];
+        let Some(copied) = cache.hit(key.sought(), now, out) else { break };
+        if reply::room(copied.length) <= room {
+            let length = reply::complete(query, copied.head, copied.length, false, reply::TCP_LIMIT, out);
+            ready.truncate(start + LENGTH + length);
+            write_length(&mut ready[start..]);
+            return true;
+        }
+        room = reply::room(copied.length);
+    }
+    ready.truncate(start);
+    false
+}
+
+/// Appends a reply behind its length, written into `room` octets; nothing where nothing is written.
+fn append(ready: &mut Vec<u8>, room: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+    let start = ready.len();
+    ready.resize(start + LENGTH + room, 0);
+    let length = write(&mut ready[start + LENGTH..]);
+    if length == 0 {
+        ready.truncate(start);
+    } else {
+        ready.truncate(start + LENGTH + length);
+        write_length(&mut ready[start..]);
+    }
 }
 
 /// Fills in the length at the front of a frame.
 fn with_length(mut frame: Vec<u8>) -> Vec<u8> {
+    write_length(&mut frame);
+    frame
+}
+
+fn write_length(frame: &mut [u8]) {
     let length = frame.len().saturating_sub(LENGTH) as u16;
     if let Some(field) = frame.first_chunk_mut::<LENGTH>() {
         *field = length.to_be_bytes();
     }
-    frame
 }
 
 /// Writes replies, several at once when several are ready, until there are no more or the client takes none.
@@ -218,7 +288,7 @@ mod tests {
     async fn a_connection_on_which_nothing_is_asked_is_given_up_after_its_idle_time() {
         let (_client, mut server) = duplex(64);
         let start = Instant::now();
-        assert!(!next_message(&mut server, &mut Vec::new()).await);
+        assert!(!next_message(&mut server, &mut BytesMut::new()).await);
         assert_eq!(start.elapsed().as_secs(), IDLE.as_secs());
     }
 
@@ -234,8 +304,8 @@ mod tests {
         };
         let (read, ()) = tokio::join!(
             async {
-                let mut message = Vec::new();
-                (next_message(&mut server, &mut message).await, start.elapsed())
+                let mut received = BytesMut::new();
+                (next_message(&mut server, &mut received).await, start.elapsed())
             },
             trickle
         );
@@ -250,13 +320,14 @@ mod tests {
             client.write_all(&(body.len() as u16).to_be_bytes()).await.unwrap();
             client.write_all(body).await.unwrap();
         }
-        let mut message = Vec::new();
+        let mut received = BytesMut::new();
         for length in [0, 1, 65_535] {
-            assert!(next_message(&mut server, &mut message).await);
-            assert_eq!(message.len(), length);
+            assert!(whole(&received).is_some() || next_message(&mut server, &mut received).await);
+            assert_eq!(whole(&received).map(<[u8]>::len), Some(length));
+            received.advance(LENGTH + length);
         }
         drop(client);
-        assert!(!next_message(&mut server, &mut message).await, "the client's FIN");
+        assert!(!next_message(&mut server, &mut received).await, "the client's FIN");
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,13 +347,13 @@ mod tests {
         let (mut client, server) = duplex(1 << 10);
         let (replies, outbox) = mpsc::channel(REPLIES_WAITING);
         for octet in 1..=3_u8 {
-            replies
-                .send(frame(4, |out| {
-                    out[..2].fill(octet);
-                    2
-                }))
-                .await
-                .unwrap();
+            let mut ready = Vec::new();
+            append(&mut ready, 4, |_| 0);
+            append(&mut ready, 4, |out| {
+                out[..2].fill(octet);
+                2
+            });
+            assert!(pass_on(&replies, &mut ready).await && ready.is_empty());
         }
         drop(replies);
         write(server, outbox).await;
