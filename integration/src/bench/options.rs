@@ -51,20 +51,22 @@ pub struct Options {
     /// Seed of the order in which names are asked for
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Candidates to measure, by name, separated by commas; the echo is always one
+    /// Candidates to measure, by name, separated by commas; the echo is always one. Of the run hits alone: the other kinds of
+    /// run and --mesh choose for themselves and ignore this
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Candidates to leave out
+    /// Candidates to leave out. Of the run hits alone, too
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub without: Vec<String>,
     /// One more candidate: a command for the shell that stays in the foreground. {listen}, {host}, {port}, {upstream},
-    /// {upstream_host}, {upstream_port} and {folder} in it are replaced; may be given several times
+    /// {upstream_host}, {upstream_port} and {folder} in it are replaced; may be given several times. Of the run hits alone, too
     #[arg(long, value_name = "NAME=COMMAND")]
     pub candidate: Vec<Custom>,
     /// First install the Debian packages of candidates that are missing, without starting their services
     #[arg(long)]
     pub install_peers: bool,
-    /// Where to write the plot; otherwise to heimdall-bench.svg, in the folder target where there is one
+    /// Where to write the plot; otherwise to heimdall-bench.svg, in the folder target where there is one. Only the run hits has
+    /// one
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
     /// Stay in the network namespace that the command was started in
