@@ -135,6 +135,8 @@ async fn measure(options: &Options, choices: &[Choice], plot: &Path, binaries: &
     }
     let mut slopes = Vec::new();
     for candidate in &candidates {
+        // With many names and peers this takes minutes.
+        eprintln!("having {} cache {} names", candidate.name, options.names);
         slopes.push(warm_up(candidate, &workload).await?);
     }
 
