@@ -26,6 +26,7 @@ use crate::descriptors;
 use crate::listener::batch::Desk;
 use crate::listener::tcp::CONNECTIONS_MAX;
 use crate::metrics::Metrics;
+use crate::purge::Purges;
 use crate::stats::Stats;
 use crate::upstream::{Settings, Upstreams};
 use crate::worker::{Sockets, Worker};
@@ -121,8 +122,17 @@ impl App {
             limits: TtlLimits::default(),
         };
         let upstreams = Arc::new(Upstreams::new(settings, &metrics.upstream, &tracer));
-        let core =
-            Core::new(upstreams, Arc::clone(&cache), Arc::clone(&metrics), tracer, config.query_budget, config.stale);
+        let purges = Arc::new(Purges::new(Arc::clone(&cache), config.stale.limit));
+        running.http.spawn(Arc::clone(&purges).run(running.http_stop.clone()));
+        let core = Core::new(
+            upstreams,
+            Arc::clone(&cache),
+            purges,
+            Arc::clone(&metrics),
+            tracer,
+            config.query_budget,
+            config.stale,
+        );
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         for (index, sockets) in sockets.into_iter().enumerate() {
             let desk = Desk {

@@ -82,6 +82,13 @@ impl Failures {
         self.heard = self.heard.max(now);
     }
 
+    /// `key` was purged at `purged`: a failure before that is forgotten.
+    pub fn forget_before(&mut self, key: &Key, purged: Moment) {
+        if self.keys.get(key).is_some_and(|failure| failure.at <= purged) {
+            self.keys.remove(key);
+        }
+    }
+
     /// `key` has an answer.
     pub fn answered(&mut self, key: &Key) {
         // Most processes have no failure at all.

@@ -17,6 +17,7 @@ pub mod descriptors;
 pub mod failures;
 pub mod listener;
 pub mod metrics;
+pub mod purge;
 pub mod query;
 pub mod refresh;
 pub mod reply;

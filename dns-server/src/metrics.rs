@@ -149,6 +149,8 @@ pub struct Metrics {
     pub miss_outcome: Family<OutcomeLabel, Counter>,
     /// Misses that went upstream because the mesh could not help in time.
     pub fallbacks: Counter,
+    /// Answers that a purge overtook.
+    pub overtaken: Counter,
     /// TCP connections accepted.
     pub tcp_connections: Counter,
     /// Answers that were begun to be fetched anew before their end.
@@ -173,6 +175,7 @@ impl Metrics {
             upstream: upstream::Metrics::default(),
             miss_outcome,
             fallbacks: Counter::default(),
+            overtaken: Counter::default(),
             tcp_connections: Counter::default(),
             refreshes: Counter::default(),
             refresh_resolutions: Counter::default(),
@@ -196,6 +199,8 @@ impl Metrics {
         self.agent.register(registry);
         self.upstream.register(registry);
         registry.register("miss_outcome", "Events in the life of misses", self.miss_outcome.clone());
+        let help = "Answers that a purge overtook: for those who waited for them, and kept nowhere";
+        registry.register("answers_overtaken", help, self.overtaken.clone());
         registry.register("fallbacks", "Misses that went upstream without the mesh", self.fallbacks.clone());
         let help = "Answers that were begun to be fetched anew before their end";
         registry.register("refreshes", help, self.refreshes.clone());

@@ -39,7 +39,7 @@ fn exchange(records: u8, edns: Option<(u16, bool)>) -> (Vec<u8>, Ready) {
     Query::parse(&query, &mut key).unwrap();
     let key = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes())).unwrap();
     let answer = normalise(&key, &upstream.to_vec().unwrap(), &TtlLimits::default()).unwrap();
-    let entry = Entry { packet: answer.packet, born: Moment::from_nanos(0), lifetime: answer.lifetime };
+    let entry = Entry { packet: answer.packet, born: Moment::from_nanos(0), lifetime: answer.lifetime, since: 0 };
     (query, Ready::new(&key, &entry).unwrap())
 }
 
@@ -184,7 +184,7 @@ proptest! {
         upstream.add_answers(answers).add_authorities(authorities).add_additionals(additionals);
         let key = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes())).unwrap();
         let accepted = normalise(&key, &upstream.to_vec().unwrap(), &TtlLimits::default()).unwrap();
-        let entry = Entry { packet: accepted.packet, born: Moment::from_nanos(0), lifetime: accepted.lifetime };
+        let entry = Entry { packet: accepted.packet, born: Moment::from_nanos(0), lifetime: accepted.lifetime, since: 0 };
         let (_, seen) = reply(&packet, &Ready::new(&key, &entry).unwrap(), elapsed, true, Some(TCP_LIMIT));
         for (sent, seen) in [
             (&upstream.answers, &seen.answers),

@@ -49,7 +49,10 @@ fn sample(index: u32) -> (Key, Entry) {
     packet.extend_from_slice(&[0xC0, 0x0C, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16]);
     packet.extend_from_slice(&[7; 16]);
     assert_eq!(packet.len(), 90);
-    (key, Entry { packet: Bytes::from(packet), born: Moment::from_nanos(0), lifetime: Duration::from_secs(60) })
+    (
+        key,
+        Entry { packet: Bytes::from(packet), born: Moment::from_nanos(0), lifetime: Duration::from_secs(60), since: 0 },
+    )
 }
 
 /// Bytes held at most, beyond those that were held before, while a cache of `limit` bytes takes `count` names; and the cache.

@@ -80,6 +80,7 @@ fn cache() -> Cache {
             packet: Bytes::from(answer.packet.to_vec()),
             born: Moment::from_nanos(0),
             lifetime: answer.lifetime,
+            since: 0,
         };
         cache.insert(&key, &entry, Moment::from_nanos(0));
     }

@@ -34,7 +34,7 @@ fn entry(name: &str) -> Option<CacheEntry> {
     let mut answer = Message { opt: None, ..query.response() };
     (answer.id, answer.flags) = (0, Flags(Flags::QR | Flags::RD | Flags::RA));
     let packet = answer.with_answer(Record::a(&parsed, 300, address_of(&parsed))).encode();
-    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000 })
+    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000, purges: 0 })
 }
 
 async fn publish(

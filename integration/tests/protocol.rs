@@ -17,9 +17,15 @@ type Replica = usize;
 /// Owns the key and grants its leases.
 const OWNER: Replica = 0;
 
-/// An answer: at which replicas the purge had arrived when the exchange that fetched it began, a bit each. By the ages that
-/// travel with it a receiver dates it at that moment or before it.
-type Answer = u8;
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Answer {
+    /// Whether it is known to be newer than the purge: its fetch began where the purge had been applied, and everybody who passed
+    /// it on since had applied it too.
+    vouched: bool,
+    /// Whether the purge had been asked for when its fetch began. Nobody can see that.
+    fresh: bool,
+}
 
 /// What a dns-server does about its client's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,8 +36,8 @@ enum Process {
     Asked,
     /// Somebody else holds the lease.
     Waiting,
-    /// Asks the upstream, with the lease or without one, since so much of the purge had happened.
-    Fetching { lease: Option<u8>, since: Answer },
+    /// Asks the upstream, with the lease or without one.
+    Fetching { lease: Option<u8>, brings: Answer },
     /// Its client has the answer.
     Answered,
     /// Dead.
@@ -73,8 +79,8 @@ struct State {
     network: BTreeSet<Message>,
     purge_begun: bool,
     /// Where the purge has arrived, a bit each, and who said so to the operator.
-    purged: Answer,
-    done: Answer,
+    purged: u8,
+    done: u8,
     /// Faults that may still happen.
     deaths: u8,
     losses: u8,
@@ -110,37 +116,49 @@ struct World {
     purge: bool,
 }
 
-const fn bit(replica: Replica) -> Answer {
+const fn bit(replica: Replica) -> u8 {
     1 << replica
 }
 
 impl State {
-    /// Whether `replica` takes an answer: not one whose exchange began before the purge arrived there.
+    const fn is_purged(&self, replica: Replica) -> bool {
+        self.purged & bit(replica) != 0
+    }
+
+    /// Whether `replica` takes an answer: once the purge has arrived there, only one that is vouched for.
     const fn takes(&self, replica: Replica, answer: Answer) -> bool {
-        self.purged & bit(replica) == 0 || answer & bit(replica) != 0
+        !self.is_purged(replica) || answer.vouched
+    }
+
+    /// An answer as `replica` passes it on: it vouches only for what it knows of itself.
+    const fn passed_on(&self, replica: Replica, answer: Answer) -> Answer {
+        Answer { vouched: answer.vouched && self.is_purged(replica), ..answer }
     }
 
     fn keep_in_store(&mut self, replica: Replica, answer: Answer) -> bool {
         let takes = self.takes(replica, answer);
         if takes {
-            self.stores[replica] = Some(answer);
+            self.stores[replica] = Some(self.passed_on(replica, answer));
         }
         takes
     }
 
-    /// A process is given an answer: its client gets it in any case, its cache only what may be kept.
+    /// A process is given an answer by its agent. One that the purge overtook is none: the process asks the upstream.
     fn tell(&mut self, replica: Replica, answer: Answer) {
-        if matches!(self.processes[replica], Process::Asked | Process::Waiting | Process::Fetching { .. }) {
-            if self.takes(replica, answer) {
+        match self.processes[replica] {
+            Process::Asked | Process::Waiting if !self.takes(replica, answer) => self.fetch(replica, None),
+            Process::Asked | Process::Waiting | Process::Fetching { .. } if self.takes(replica, answer) => {
                 self.caches[replica] = Some(answer);
+                self.processes[replica] = Process::Answered;
             }
-            self.processes[replica] = Process::Answered;
+            _ => {}
         }
     }
 
     fn fetch(&mut self, replica: Replica, lease: Option<u8>) {
         self.fetches += 1;
-        self.processes[replica] = Process::Fetching { lease, since: self.purged };
+        let brings = Answer { vouched: self.is_purged(replica), fresh: self.purge_begun };
+        self.processes[replica] = Process::Fetching { lease, brings };
     }
 
     fn grant(&mut self, replica: Replica) {
@@ -161,6 +179,8 @@ impl State {
         match message {
             Message::Lookup(from) => match (self.stores[OWNER], self.lease) {
                 (Some(answer), _) => {
+                    // What is in a store is newer than the purge that is applied there.
+                    let answer = Answer { vouched: self.is_purged(OWNER), ..answer };
                     self.network.insert(Message::Entry(from, answer));
                 }
                 (None, None) => self.grant(from),
@@ -172,8 +192,8 @@ impl State {
             Message::Granted(to, lease) => match self.processes[to] {
                 Process::Asked | Process::Waiting => self.fetch(to, Some(lease)),
                 // Comes too late: the query under way adopts it.
-                Process::Fetching { lease: None, since } => {
-                    self.processes[to] = Process::Fetching { lease: Some(lease), since };
+                Process::Fetching { lease: None, brings } => {
+                    self.processes[to] = Process::Fetching { lease: Some(lease), brings };
                 }
                 // Nobody wants it any more: it goes back.
                 _ => {
@@ -190,6 +210,7 @@ impl State {
             Message::Entry(to, answer) => {
                 if let Process::Fetching { lease: Some(lease), .. } = self.processes[to]
                     && self.lease == Some((lease, to))
+                    && self.takes(to, answer)
                 {
                     self.pass_on();
                 }
@@ -200,16 +221,18 @@ impl State {
                 // Without the lease an owner stores only where it has nothing.
                 let stored = (holds || self.stores[OWNER].is_none()) && self.keep_in_store(OWNER, answer);
                 if holds || stored {
+                    let told = self.passed_on(OWNER, answer);
                     for waiter in std::mem::take(&mut self.waiters) {
-                        self.network.insert(Message::Entry(waiter, answer));
+                        self.network.insert(Message::Entry(waiter, told));
                     }
                 }
                 if holds {
                     self.lease = None;
                 }
                 if stored {
+                    let copy = self.passed_on(OWNER, answer);
                     for replica in (0..self.stores.len()).filter(|&replica| replica != OWNER && replica != from) {
-                        self.network.insert(Message::Copy(replica, answer));
+                        self.network.insert(Message::Copy(replica, copy));
                     }
                 }
             }
@@ -220,6 +243,10 @@ impl State {
                 self.purged |= bit(to);
                 self.caches[to] = None;
                 self.stores[to] = None;
+                if to == OWNER && self.lease.is_some() {
+                    // What is fetched under it is not for those who ask from now on; who waits fetches anew.
+                    self.pass_on();
+                }
                 self.network.insert(Message::Done(to));
             }
             Message::Done(from) => self.done |= bit(from),
@@ -227,11 +254,15 @@ impl State {
     }
 
     fn fetched(&mut self, replica: Replica) {
-        let Process::Fetching { lease, since } = self.processes[replica] else { return };
-        self.tell(replica, since);
+        let Process::Fetching { lease, brings } = self.processes[replica] else { return };
+        // Its client gets it in any case, its cache only what may be kept.
+        if self.takes(replica, brings) {
+            self.caches[replica] = Some(brings);
+        }
+        self.processes[replica] = Process::Answered;
         // The own agent keeps it on its way to the granter.
-        self.keep_in_store(replica, since);
-        self.network.insert(Message::Publish(replica, lease, since));
+        self.keep_in_store(replica, brings);
+        self.network.insert(Message::Publish(replica, lease, brings));
     }
 
     fn die(&mut self, replica: Replica) {
@@ -351,7 +382,7 @@ impl Model for World {
                 |_, state: &State| {
                     let kept = state.caches.iter().zip(&state.stores).enumerate();
                     kept.into_iter().all(|(replica, (cache, store))| {
-                        [cache, store].into_iter().flatten().all(|&answer| state.takes(replica, answer))
+                        [cache, store].into_iter().flatten().all(|answer| answer.fresh || !state.is_purged(replica))
                     })
                 },
             ),
@@ -379,7 +410,7 @@ impl Model for World {
             }),
             // That the model can do what it is about.
             Property::sometimes("an answer is overtaken by a purge", |world: &Self, state: &State| {
-                let late = |message: &Message| matches!(message, Message::Publish(_, _, answer) if state.purged & bit(OWNER) != 0 && answer & bit(OWNER) == 0);
+                let late = |message: &Message| matches!(message, Message::Publish(_, _, answer) if !state.takes(OWNER, *answer));
                 !world.purge || state.network.iter().any(late)
             }),
             Property::sometimes("somebody waits for another one's answer", |_, state: &State| {

@@ -10,6 +10,7 @@ use heimdall_shared::dns::answer::{self, Refused, TtlLimits};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{Condition, DegradedReason, Hello, Message, NodeState, PROTOCOL_VERSION};
+use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use tokio::sync::{mpsc, watch};
 
@@ -45,6 +46,8 @@ pub struct Agent {
     pub links: Arc<Links>,
     /// The shared tier's entries on this replica.
     pub store: Arc<Store>,
+    /// What is purged, and who knows of it.
+    pub purges: Arc<Ledger>,
     /// The task that grants leases.
     pub granter: granter::Handle,
     /// Which entries this replica may lack.
@@ -137,6 +140,6 @@ impl Agent {
     pub fn check(&self, key: &Key, entry: &Entry) -> Result<Entry, Refused> {
         let longest = answer::check(key, &entry.packet, &self.ttl_limits)?;
         let packet = Bytes::copy_from_slice(&entry.packet);
-        Ok(Entry { packet, lifetime: entry.lifetime.min(longest), born: entry.born })
+        Ok(Entry { packet, lifetime: entry.lifetime.min(longest), ..*entry })
     }
 }

@@ -13,6 +13,7 @@ use heimdall_shared::admin::{Admin, Readiness};
 use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::TtlLimits;
 use heimdall_shared::link::{BATCH_BYTES_MAX, H2_WINDOW};
+use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -39,6 +40,7 @@ use crate::links::Links;
 use crate::local_socket::{LocalSocket, LocalSocketMetrics};
 use crate::membership::{Discovered, Event, Membership, Update, View};
 use crate::metrics::Metrics;
+use crate::purge;
 use crate::repair::Repairs;
 use crate::service::Operations;
 use crate::service::authorize::Authorize;
@@ -73,6 +75,7 @@ pub struct App {
     local_metrics: LocalSocketMetrics,
     metrics: Arc<Metrics>,
     store: Arc<Store>,
+    purges: Arc<Ledger>,
     readiness: Readiness,
     admin: Admin,
 }
@@ -84,8 +87,8 @@ impl Config {
     /// With the address or file that stood in the way.
     pub async fn build(self) -> anyhow::Result<App> {
         let (identity_metrics, local_metrics) = (IdentityMetrics::default(), LocalSocketMetrics::default());
-        let (metrics, store) =
-            (Arc::<Metrics>::default(), Arc::new(Store::keeping_stale(self.store_bytes, self.stale_limit)));
+        let (metrics, purges) = (Arc::<Metrics>::default(), Arc::new(purge::ledger(self.stale_limit)));
+        let store = Arc::new(Store::keeping_stale(self.store_bytes, self.stale_limit, Arc::clone(&purges)));
         let mut registry = Registry::with_prefix("heimdall_agent");
         metrics.register(&store, &mut registry);
         identity_metrics.register(&mut registry);
@@ -111,6 +114,7 @@ impl Config {
             local_metrics,
             metrics,
             store,
+            purges,
             readiness,
             admin,
         })
@@ -167,6 +171,7 @@ impl App {
             view: view.clone(),
             links: Arc::clone(&links),
             store: Arc::clone(&self.store),
+            purges: self.purges,
             granter: granter.clone(),
             warmth: Arc::clone(&warmth),
             degraded: ArcSwap::default(),
@@ -197,6 +202,7 @@ impl App {
             }
             .run(end.clone()),
         );
+        tasks.spawn(purge::run(Arc::clone(&agent), end.clone()));
         tasks.spawn(ask_first::run(Arc::clone(&agent), granted, tasks.clone(), end.clone()));
 
         let identity = self.credentials.subscribe();

@@ -146,6 +146,10 @@ async fn find(
     };
     loop {
         match word? {
+            Reply::Entry(entry) if !agent.store.admits(key, &entry) => {
+                agent.metrics.overtaken.inc();
+                return None;
+            }
             Reply::Entry(entry) => return agent.check(key, &entry).ok().map(|entry| (Arc::clone(&peer), entry)),
             Reply::Held { token, holder } => {
                 in_hand.wait_for(&token);

@@ -11,6 +11,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{FailureKind, Message, Reply, WriteLevel};
+use heimdall_shared::purge::Purge;
 use heimdall_shared::telemetry::Span;
 use heimdall_shared::token::Token;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -113,6 +114,8 @@ pub enum Event {
         /// Whether the member has the entry or a younger one.
         held: bool,
     },
+    /// Something was purged.
+    Purged(Arc<Purge>),
     /// A connection ended: nobody can be answered over it.
     LinkClosed {
         /// The connection.
@@ -279,6 +282,7 @@ impl Granter {
                     self.told(&outcome);
                 }
             }
+            Event::Purged(purge) => self.table.purge(&purge.scope, now, actions),
             Event::LinkClosed { link } => self.table.link_closed(link, now, actions),
         }
     }
@@ -330,6 +334,13 @@ impl Granter {
             }
             return;
         }
+        if !self.store.admits(&key, &entry) {
+            self.overtaken(&key, token.as_ref().filter(|_| holds), &from, &entry, now, actions);
+            if let Some(to) = reply_to {
+                self.reply(to.link, to.request, Reply::Refused("it was purged while it was fetched".to_owned()));
+            }
+            return;
+        }
         let write = if holds { Write::WithToken } else { Write::WithoutToken };
         let stored = self.store.publish(&key, &entry, &from.member, write, &view, now);
         // Who waits gets what is served from now on; what is dead on arrival goes to them and is stored nowhere.
@@ -345,6 +356,22 @@ impl Granter {
         } else if let Some(to) = reply_to {
             let why = "the owner keeps the entry that it has".to_owned();
             self.reply(to.link, to.request, Reply::Refused(why));
+        }
+    }
+
+    /// A purge overtook what was fetched: it goes to those who wait for that very fetch, and is stored nowhere.
+    fn overtaken(
+        &mut self,
+        key: &Key,
+        token: Option<&Token>,
+        from: &Holder,
+        entry: &Entry,
+        now: Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        self.metrics.overtaken.inc();
+        if token.is_some() {
+            self.table.publish(key, token, from, &entry.overtaken(), now, actions);
         }
     }
 
@@ -471,7 +498,7 @@ mod tests {
     }
 
     fn publish(granter: &mut Granter, key: &Key, token: Option<Token>, from: &str, now: Moment) -> Vec<Action> {
-        let entry = Entry { packet: Bytes::from_static(b"x"), born: now, lifetime: Duration::from_secs(60) };
+        let entry = Entry { packet: Bytes::from_static(b"x"), born: now, lifetime: Duration::from_secs(60), since: 0 };
         let from = Holder { member: from.into(), incarnation: 1 };
         let mut actions = Vec::new();
         let publication = Publication { key: key.clone(), entry, token, from, level: None, reply_to: None };

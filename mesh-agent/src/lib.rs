@@ -30,6 +30,7 @@ pub mod membership;
 pub mod metrics;
 pub mod permissions;
 pub mod publish;
+pub mod purge;
 pub mod repair;
 pub mod replicate;
 mod request;

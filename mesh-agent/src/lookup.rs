@@ -304,7 +304,7 @@ async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, 
             Some(Reply::Proceed) if mode.only_looks() => return Asked::Nothing,
             Some(Reply::Stale(entry)) => {
                 let accepted = match mode {
-                    LookupMode::Stale { .. } => agent.check(&key, &entry).ok(),
+                    LookupMode::Stale { .. } if agent.store.admits(&key, &entry) => agent.check(&key, &entry).ok(),
                     _ => None,
                 };
                 let Some(entry) = accepted else {
@@ -313,6 +313,11 @@ async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, 
                 };
                 answer(agent, to, span.take(), Reply::Stale(entry));
                 return Asked::Answered;
+            }
+            Some(Reply::Entry(entry)) if !agent.store.admits(&key, &entry) => {
+                // Its sender had not heard of the purge: what it has is none.
+                agent.metrics.overtaken.inc();
+                return Asked::Unreachable;
             }
             Some(Reply::Entry(entry)) => {
                 let Ok(entry) = agent.check(&key, &entry) else {

@@ -61,7 +61,7 @@ mod tests {
     }
 
     fn entry(lifetime: u64) -> Entry {
-        Entry { packet: Bytes::new(), born: at(0), lifetime: Duration::from_secs(lifetime) }
+        Entry { packet: Bytes::new(), born: at(0), lifetime: Duration::from_secs(lifetime), since: 0 }
     }
 
     /// Member a of a, b, c, d with three copies of each key; `linked` answer.

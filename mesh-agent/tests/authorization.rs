@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use heimdall_certs::{Ca, TRUST_DOMAIN, Validity};
+use heimdall_proto::v1::purge_cache_request::What;
 use heimdall_proto::v1::replica_coordination_client::ReplicaCoordinationClient;
 use heimdall_proto::v1::replica_coordination_server::SERVICE_NAME;
 use heimdall_proto::v1::{
     AcquireQueryLockRequest, CacheEntry, CacheKey, FILE_DESCRIPTOR_SET, GetCacheEntryRequest, HandOffRequest,
-    LeaseToken, ListMembersRequest, LocateKeyRequest, ReleaseQueryLockRequest, SetCacheEntryRequest,
-    WaitForResultRequest,
+    InjectEntryRequest, LeaseToken, ListMembersRequest, LocateKeyRequest, PurgeCacheRequest, ReleaseQueryLockRequest,
+    SetCacheEntryRequest, WaitForResultRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,7 +54,7 @@ fn entry(name: &str) -> Option<CacheEntry> {
     }
     packet.extend([0, 0, 1, 0, 1]);
     packet.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 1]);
-    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000 })
+    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000, purges: 0 })
 }
 
 /// Calls a method with a request that makes sense. A new method fails here until somebody says what a sensible call is.
@@ -74,26 +75,41 @@ async fn call(channel: Channel, method: &str, name: &str) -> Result<(), Status> 
         "ListMembers" => client.list_members(ListMembersRequest {}).await.map(drop),
         "TransferEntries" => client.transfer_entries(tokio_stream::empty()).await.map(drop),
         "HandOff" => client.hand_off(HandOffRequest { leave: false }).await.map(drop),
+        "PurgeCache" => {
+            let what = Some(What::Name(name.to_owned()));
+            client.purge_cache(PurgeCacheRequest { what, ..PurgeCacheRequest::default() }).await.map(drop)
+        }
+        "InjectEntry" => {
+            let data = vec!["192.0.2.1".to_owned()];
+            let request = InjectEntryRequest { key: key(name), ttl: 60, data, ..InjectEntryRequest::default() };
+            client.inject_entry(request).await.map(drop)
+        }
         other => panic!("what is a sensible call of {other}?"),
     }
 }
 
 #[tokio::test]
 async fn every_rpc_admits_exactly_the_identities_that_may_call_it() {
-    const OPERATING: [&str; 4] = ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff"];
+    const OPERATING: [&str; 6] = ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry"];
+    const FOR_OPERATORS_ALONE: [&str; 2] = ["PurgeCache", "InjectEntry"];
     let ca = Ca::new(TRUST_DOMAIN).unwrap();
     let agent = Agent::start(&ca).await;
     let methods = methods();
     assert!(methods.len() >= 8, "{methods:?}");
 
     let replica = agent.channel(&ca, Some(&ca.replica("b").unwrap())).await.unwrap();
+    let mut refused = 0;
     for method in &methods {
         let result = call(replica.clone(), method, "replica.example.").await;
-        assert!(result.is_ok(), "a replica calls {method}: {result:?}");
+        if FOR_OPERATORS_ALONE.contains(&method.as_str()) {
+            refused += 1;
+            assert_eq!(result.expect_err(method).code(), Code::PermissionDenied, "a replica calls {method}");
+        } else {
+            assert!(result.is_ok(), "a replica calls {method}: {result:?}");
+        }
     }
 
     let operator = agent.channel(&ca, Some(&ca.operator("alice").unwrap())).await.unwrap();
-    let mut refused = 0;
     for method in &methods {
         let result = call(operator.clone(), method, "operator.example.").await;
         if OPERATING.contains(&method.as_str()) {

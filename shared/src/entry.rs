@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Moment;
+use crate::dns::answer::with_ttl;
+use crate::purge::Position;
 
 /// A cached answer. Its life counts from the start of the exchange that fetched it, on whichever replica that was;
 /// passing it on can only shorten the life that is left.
@@ -16,6 +18,9 @@ pub struct Entry {
     pub born: Moment,
     /// How long the origin allows it to live, counted from `born`.
     pub lifetime: Duration,
+    /// It is known to be newer than the purges of this process up to this one (see [`crate::purge`]): its fetch began after
+    /// they were applied. In a message that has just come it is the sender's position still.
+    pub since: Position,
 }
 
 impl Entry {
@@ -35,6 +40,12 @@ impl Entry {
         self.remaining(now) >= Duration::from_secs(1)
     }
 
+    /// The same answer for those alone who wait for it: a purge overtook its fetch, so nobody may keep it. Every TTL in it is 0.
+    #[must_use]
+    pub fn overtaken(&self) -> Self {
+        Self { packet: with_ttl(&self.packet, 0), lifetime: Duration::ZERO, ..*self }
+    }
+
     /// Whether `self` was born after `other`: of two entries for a key, the younger wins.
     pub fn is_younger_than(&self, other: &Self) -> bool {
         self.born > other.born
@@ -46,7 +57,12 @@ mod tests {
     use super::*;
 
     fn entry(born: u64, lifetime: u64) -> Entry {
-        Entry { packet: Bytes::new(), born: Moment::from_nanos(born), lifetime: Duration::from_secs(lifetime) }
+        Entry {
+            packet: Bytes::new(),
+            born: Moment::from_nanos(born),
+            lifetime: Duration::from_secs(lifetime),
+            since: 0,
+        }
     }
 
     #[test]

@@ -7,8 +7,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dns::{name, rr};
 
-/// First byte of every key: the version of this layout. An unknown version is refused, never guessed at.
-const VERSION: u8 = 1;
 /// Longest name in wire form (RFC 1035 section 2.3.4), in bytes.
 const NAME_MAX: usize = 255;
 /// Longest view name, in bytes: it travels in every message of its queries.
@@ -54,7 +52,7 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The version byte is not one that this release knows.
-    #[error("unknown key version {0}; this release knows version {VERSION}")]
+    #[error("unknown key version {0}; this release knows version {known}", known = Key::VERSION)]
     Version(u8),
     /// A flag is set that this release does not know.
     #[error("unknown key flags {0:#04x}")]
@@ -71,13 +69,16 @@ pub enum KeyError {
 }
 
 impl Key {
+    /// First byte of every key: the version of this layout. An unknown version is refused, never guessed at.
+    pub const VERSION: u8 = 1;
+
     /// Longest key in bytes.
     pub const MAX: usize = 1 + NAME_MAX + FIXED + VIEW_MAX;
 
     /// Builds a key; `name` is in uncompressed wire form, in any case. The default view is the empty one.
     pub fn new(name: &[u8], qtype: u16, qclass: u16, flags: Flags, view: &str) -> Result<Self, KeyError> {
         let mut bytes = Vec::with_capacity(1 + name.len() + FIXED + view.len());
-        bytes.push(VERSION);
+        bytes.push(Self::VERSION);
         bytes.extend(name.iter().map(u8::to_ascii_lowercase));
         bytes.extend_from_slice(&qtype.to_be_bytes());
         bytes.extend_from_slice(&qclass.to_be_bytes());
@@ -91,7 +92,7 @@ impl Key {
     /// Takes bytes from a peer as a key if they are one in canonical form.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, KeyError> {
         let (&version, rest) = bytes.split_first().ok_or(KeyError::Short)?;
-        if version != VERSION {
+        if version != Self::VERSION {
             return Err(KeyError::Version(version));
         }
         let name_len = name_length(rest)?;

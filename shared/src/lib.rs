@@ -5,6 +5,7 @@
 //! * DNS wire format: [`dns`] (pure), the one parser for upstream and peer packets alike
 //! * the stream between processes: [`link`], with [`wire`] as the only place that knows protobuf types
 //! * the shell of a process: [`config`], [`drain`], [`admin`], [`telemetry`] with [`trace`]
+//! * [`purge`]: what is to be forgotten, and who has forgotten it
 //! * [`breaker`]: when to stop asking somebody who does not answer (pure)
 
 pub mod admin;
@@ -16,6 +17,7 @@ pub mod drain;
 pub mod entry;
 pub mod key;
 pub mod link;
+pub mod purge;
 pub mod telemetry;
 pub mod token;
 pub mod trace;

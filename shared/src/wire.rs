@@ -1,5 +1,7 @@
 //! Our types ⇄ protobuf. The only place that knows the generated types of the data path; what comes in is checked here.
 
+mod purges;
+
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +130,8 @@ pub fn to_frame(message: &Message, now: Moment) -> pb::SessionFrame {
         }
         Message::NodeState(state) => (0, Kind::NodeState(node_state_to_proto(state))),
         Message::UpstreamState { failing } => (0, Kind::UpstreamState(pb::UpstreamState { failing: *failing })),
+        Message::Purges(said) => (0, Kind::Purges(purges::to_proto(said, now))),
+        Message::PurgesDone { position } => (0, Kind::PurgesDone(pb::PurgesDone { position: *position })),
     };
     pb::SessionFrame { id, kind: Some(kind) }
 }
@@ -200,6 +204,8 @@ pub fn from_frame(frame: pb::SessionFrame, anchor: Moment) -> Result<Message, Wi
         Kind::TakenOver(pb::TakenOver { entries, kept, complete }) => Message::TakenOver { entries, kept, complete },
         Kind::NodeState(state) => Message::NodeState(node_state_from_proto(&state)),
         Kind::UpstreamState(pb::UpstreamState { failing }) => Message::UpstreamState { failing },
+        Kind::Purges(said) => Message::Purges(purges::from_proto(said, anchor)?),
+        Kind::PurgesDone(pb::PurgesDone { position }) => Message::PurgesDone { position },
     })
 }
 
@@ -209,11 +215,12 @@ pub fn entry_to_proto(entry: &Entry, now: Moment) -> pb::CacheEntry {
         packet: entry.packet.clone(),
         age_ms: entry.age(now).as_nanos().div_ceil(1_000_000) as u64,
         lifetime_ms: entry.lifetime.as_millis() as u64,
+        purges: entry.since,
     }
 }
 
 /// An entry whose age counts from `anchor`. Whether its packet answers a key, and may live that long, is for
-/// [`crate::dns::answer::check`] to say. The packet shares the received message's memory: copy before keeping it.
+/// [`crate::dns::answer::check`] to say; which purges it is newer than, for [`crate::purge`]. The packet shares the received message's memory: copy before keeping it.
 ///
 /// # Errors
 /// [`WireError::TooLarge`] when the packet cannot be a DNS message.
@@ -226,7 +233,7 @@ pub fn entry_from_proto(entry: pb::CacheEntry, anchor: Moment) -> Result<Entry, 
     let born = anchor.minus(age);
     // A clock that began after the entry was born cannot hold its birth: what cannot be dated is dead on arrival.
     let lifetime = if anchor.since(born) < age { Duration::ZERO } else { lifetime };
-    Ok(Entry { packet: entry.packet, born, lifetime })
+    Ok(Entry { packet: entry.packet, born, lifetime, since: entry.purges })
 }
 
 /// A write level in its wire form.

@@ -36,6 +36,7 @@ pub use self::hearing::Hearing;
 pub use self::lease::Lease;
 use self::lease::Work;
 use crate::metrics::MissOutcome;
+use crate::purge::Purges;
 
 /// The cluster's answers, as far as a miss is concerned.
 pub trait Mesh: Debug + Send + Sync {
@@ -140,6 +141,7 @@ pub struct Agent {
     metrics: Metrics,
     work: Work,
     hearing: Arc<Hearing>,
+    purges: Arc<Purges>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -147,6 +149,8 @@ pub struct Agent {
 #[derive(Debug)]
 struct Live {
     link: Arc<Link>,
+    /// Tells the purges of this link from those of others.
+    purges: Purging,
     requests: Requests,
     listeners: Listeners,
     /// The agent is shutting down: it is asked nothing new.
@@ -155,11 +159,39 @@ struct Live {
     upstreams_failing: AtomicBool,
 }
 
+/// What is known of the purges at the other end of one link; forgotten with it.
+#[derive(Debug)]
+struct Purging {
+    purges: Arc<Purges>,
+    link: u64,
+}
+
+impl Purging {
+    /// Tells the agent what is purged here.
+    fn begin(purges: &Arc<Purges>, link: &Arc<Link>) -> Self {
+        let id = purges.next_link();
+        purges.ledger().connect(id, Purges::KIND, link);
+        Self { purges: Arc::clone(purges), link: id }
+    }
+}
+
+impl Drop for Purging {
+    fn drop(&mut self) {
+        self.purges.ledger().disconnect(self.link);
+    }
+}
+
 impl Agent {
     /// A link that is still down: [`Agent::run`] brings it up.
-    pub fn new(settings: Settings, worker: usize, metrics: &Metrics, hearing: &Arc<Hearing>) -> Arc<Self> {
-        let (metrics, hearing) = (metrics.clone(), Arc::clone(hearing));
-        Arc::new(Self { settings, worker, metrics, work: Work::default(), hearing, live: Mutex::default() })
+    pub fn new(
+        settings: Settings,
+        worker: usize,
+        metrics: &Metrics,
+        hearing: &Arc<Hearing>,
+        purges: &Arc<Purges>,
+    ) -> Arc<Self> {
+        let (metrics, hearing, purges) = (metrics.clone(), Arc::clone(hearing), Arc::clone(purges));
+        Arc::new(Self { settings, worker, metrics, work: Work::default(), hearing, purges, live: Mutex::default() })
     }
 
     /// Tells the agent whether none of the upstreams answers, unless it knows.

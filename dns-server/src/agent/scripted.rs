@@ -32,6 +32,8 @@ pub(crate) struct ScriptedAgent {
 pub(crate) struct Session {
     pub(crate) link: Arc<Link>,
     messages: mpsc::Receiver<Message>,
+    /// What the dns-server says of purges, which few scripts are about.
+    pub(crate) purges: mpsc::Receiver<Message>,
     frozen: watch::Sender<bool>,
 }
 
@@ -161,13 +163,16 @@ impl MeshAgent for Script {
         };
         link.push(Message::Hello(hello)).unwrap();
         let (heard, messages) = mpsc::channel(1_024);
+        let (purged, purges) = mpsc::channel(1_024);
         let mut incoming = request.into_inner();
         tokio::spawn({
             let link = Arc::clone(&link);
             async move {
                 while let Ok(Some(batch)) = incoming.message().await {
                     for message in link.receive(batch, Moment::now()) {
-                        heard.send(message).await.unwrap();
+                        let about_purges = matches!(message, Message::Purges(_) | Message::PurgesDone { .. });
+                        // Whoever drops the session wants to hear no more.
+                        let _ = if about_purges { &purged } else { &heard }.send(message).await;
                     }
                 }
                 link.close();
@@ -183,7 +188,7 @@ impl MeshAgent for Script {
                 Ok(batch)
             }
         });
-        let _ = self.opened.send(Session { link, messages, frozen }).await;
+        let _ = self.opened.send(Session { link, messages, purges, frozen }).await;
         Ok(Response::new(Box::pin(outgoing)))
     }
 
@@ -227,6 +232,17 @@ impl MeshAgent for Script {
     }
 
     async fn hand_off(&self, _: Request<pb::HandOffRequest>) -> Result<Response<pb::HandOffResponse>, Status> {
+        unscripted()
+    }
+
+    async fn purge_cache(&self, _: Request<pb::PurgeCacheRequest>) -> Result<Response<pb::PurgeCacheResponse>, Status> {
+        unscripted()
+    }
+
+    async fn inject_entry(
+        &self,
+        _: Request<pb::InjectEntryRequest>,
+    ) -> Result<Response<pb::InjectEntryResponse>, Status> {
         unscripted()
     }
 

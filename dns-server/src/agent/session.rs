@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::conversation::Listeners;
 use super::lease::Which;
-use super::{Agent, Live};
+use super::{Agent, Live, Purging};
 
 /// A stream must be open, and its Hello here, within this time. The socket is on this machine: an agent that takes longer
 /// is stopped or starved.
@@ -71,10 +71,10 @@ impl Agent {
         while !stop.is_cancelled() {
             let down = tokio::select! {
                 opened = self.open() => match opened {
-                    Ok((live, incoming)) => {
+                    Ok((live, more, incoming)) => {
                         pause = BACKOFF_MIN;
                         complained = false;
-                        self.serve(&live, incoming, &stop).await
+                        self.serve(&live, more, incoming, &stop).await
                     }
                     Err(down) => down,
                 },
@@ -97,8 +97,8 @@ impl Agent {
         }
     }
 
-    /// Dials and waits for the agent's Hello.
-    async fn open(&self) -> Result<(Arc<Live>, Streaming<SessionBatch>), Down> {
+    /// Dials and waits for the agent's Hello. Gives what came with it, too.
+    async fn open(&self) -> Result<(Arc<Live>, Vec<Message>, Streaming<SessionBatch>), Down> {
         let socket = self.settings.socket.clone();
         let name = socket.display().to_string();
         let opening = async {
@@ -123,11 +123,13 @@ impl Agent {
             };
             // An empty link takes a message.
             let _ = link.push(Message::Hello(hello));
+            let purges = Purging::begin(&self.purges, &link);
             let mut client = MeshAgentClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
             let refused = |status: tonic::Status| Down::Open(name.clone(), status.message().to_owned());
             let mut incoming = client.session(link.outgoing()).await.map_err(refused)?.into_inner();
             let live = Live {
                 link,
+                purges,
                 requests: Requests::new(Side::Dialler),
                 listeners: Listeners::default(),
                 leaving: AtomicBool::new(false),
@@ -136,14 +138,13 @@ impl Agent {
             loop {
                 let batch = incoming.message().await.map_err(refused)?;
                 let Some(batch) = batch else { return Err(Down::Ended("before its Hello".to_owned())) };
-                for message in live.link.receive(batch, Moment::now()) {
-                    match message {
-                        Message::Hello(hello) if hello.version == PROTOCOL_VERSION => {
-                            return Ok((Arc::new(live), incoming));
-                        }
-                        Message::Hello(hello) => return Err(Down::Version(hello.version)),
-                        _ => {}
+                let mut messages = live.link.receive(batch, Moment::now()).into_iter();
+                match messages.by_ref().find(|message| matches!(message, Message::Hello(_))) {
+                    Some(Message::Hello(hello)) if hello.version == PROTOCOL_VERSION => {
+                        return Ok((Arc::new(live), messages.collect(), incoming));
                     }
+                    Some(Message::Hello(hello)) => return Err(Down::Version(hello.version)),
+                    _ => {}
                 }
             }
         };
@@ -154,7 +155,16 @@ impl Agent {
     }
 
     /// Reads the link until it ends, and ticks.
-    async fn serve(&self, live: &Arc<Live>, mut incoming: Streaming<SessionBatch>, stop: &CancellationToken) -> Down {
+    async fn serve(
+        &self,
+        live: &Arc<Live>,
+        more: Vec<Message>,
+        mut incoming: Streaming<SessionBatch>,
+        stop: &CancellationToken,
+    ) -> Down {
+        for message in more {
+            self.take(live, message, live.link.heard());
+        }
         self.hearing.heard(live.link.heard());
         *self.live() = Some(Arc::clone(live));
         self.metrics.links.inc();
@@ -181,6 +191,9 @@ impl Agent {
         loop {
             match incoming.message().await {
                 Ok(Some(batch)) => {
+                    if live.link.is_closed() {
+                        return Down::Ended("its purges had a gap".to_owned());
+                    }
                     let now = Moment::now();
                     self.hearing.heard(now);
                     for message in live.link.receive(batch, now) {
@@ -196,7 +209,11 @@ impl Agent {
         }
     }
 
-    fn take(&self, live: &Live, message: Message, now: Moment) {
+    fn take(&self, live: &Live, mut message: Message, now: Moment) {
+        let (ledger, link) = (self.purges.ledger(), live.purges.link);
+        if let Some(entry) = message.entry_mut() {
+            entry.since = ledger.vouched(link, entry.since);
+        }
         match message {
             Message::Reply { id, reply } => self.deliver(live, id, reply),
             Message::Tick { working, struggling } => {
@@ -206,6 +223,8 @@ impl Agent {
             Message::Watch { token } => self.work.watch(&token),
             // Leases and waits under way still end there.
             Message::Leaving => live.leaving.store(true, Ordering::Relaxed),
+            Message::Purges(purges) => drop(ledger.hear(link, &purges, now)),
+            Message::PurgesDone { position } => ledger.hear_done(link, position),
             // Other messages are for agents.
             _ => {}
         }

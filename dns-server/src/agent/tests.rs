@@ -13,11 +13,15 @@ fn key(number: u16) -> Key {
     Key::new(&[2, high, low, 0], 1, 1, Flags::default(), "").unwrap()
 }
 
+fn purges() -> Arc<Purges> {
+    Arc::new(Purges::new(Arc::new(crate::cache::Cache::new(1 << 20)), Duration::ZERO))
+}
+
 /// A link that is up, and the other end of it.
 async fn linked() -> (Linked, ScriptedAgent, Session, tokio_util::sync::DropGuard) {
     let mut scripted = ScriptedAgent::start();
     let settings = Settings { socket: scripted.socket(), tick: LONG, silence: LONG };
-    let agent = Agent::new(settings, 3, &Metrics::default(), &Arc::default());
+    let agent = Agent::new(settings, 3, &Metrics::default(), &Arc::default(), &purges());
     let stop = tokio_util::sync::CancellationToken::new();
     tokio::spawn(Arc::clone(&agent).run(stop.clone()));
     let session = scripted.session().await;
@@ -141,4 +145,23 @@ async fn a_broken_link_ends_every_conversation_on_it() {
     assert!(matches!(soon(conversation.next()).await, Word::LinkDown));
     until(|| !mesh.0.is_up()).await;
     assert_eq!(ask(&mesh, 2).unwrap_err(), Absent::Unable(MissOutcome::link_down));
+}
+
+#[tokio::test]
+async fn the_agent_hears_of_every_purge_that_this_process_has_applied() {
+    use heimdall_shared::purge::{Applied, Purge, PurgeId, Purges as Said, Scope};
+    let (_mesh, _agent, mut session, _stop) = linked().await;
+    let whole = Message::Purges(Said::Whole { position: 0, marks: Vec::new() });
+    assert_eq!(soon(session.purges.recv()).await, Some(whole.clone()), "before anything else");
+    assert_eq!(soon(session.purges.recv()).await, Some(Message::PurgesDone { position: 0 }));
+    session.link.push(whole).unwrap();
+    let id = PurgeId { origin: "a".into(), incarnation: 7, sequence: 1 };
+    let purge = Purge { id, scope: Scope::Everything, issued: Moment::now(), folds: Vec::new(), injected: None };
+    let next = Applied { position: 1, purge: Arc::new(purge) };
+    session.link.push(Message::Purges(Said::Next(next.clone()))).unwrap();
+    let Some(Message::Purges(Said::Next(repeated))) = soon(session.purges.recv()).await else { panic!("no purge") };
+    assert_eq!((repeated.position, &repeated.purge.id), (1, &next.purge.id));
+    // One that leaves a purge out cannot be relied on: the link ends.
+    session.link.push(Message::Purges(Said::Next(Applied { position: 3, ..next }))).unwrap();
+    soon(session.link.closed()).await;
 }

@@ -3,15 +3,17 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Fuse;
 use heimdall_shared::clock::Moment;
-use heimdall_shared::dns::answer;
+use heimdall_shared::dns::answer::{self, Answer};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::LookupMode;
+use heimdall_shared::purge::Position;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
@@ -57,6 +59,9 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                     if flight.refreshes.is_some() {
                         core.metrics.refresh_resolutions.inc();
                     }
+                    let since = core.purges.ledger().position();
+                    life.asks(since);
+                    flight.since.store(since, Ordering::Relaxed);
                     // Whoever inherits a lease late still gets the time of one attempt.
                     let until = deadline.max(Instant::now() + core.upstreams.attempt_timeout());
                     // Nobody listens any more when the flight has landed.
@@ -75,7 +80,7 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                     }
                 }
                 Action::Keep(entry) => {
-                    core.cache.insert(&key, &entry, Moment::now());
+                    core.purges.keep(&key, &entry, Moment::now());
                     core.failures().answered(&key);
                 }
                 Action::Remember(Memory::Own(known)) => core.failures().failed(&key, known, Moment::now()),
@@ -123,7 +128,7 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                 if !matches!(resolution.outcome, upstream::Outcome::NoAnswer | upstream::Outcome::Overload) {
                     core.failures().heard(now);
                 }
-                life.resolved(resolution.outcome, now)
+                life.resolved(core.in_time(&key, life.since(), resolution.outcome), now)
             }
             Ok(()) = &mut told, if !struggling => {
                 struggling = true;
@@ -152,6 +157,18 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
 }
 
 impl Core {
+    /// What the upstreams said. When a purge has overtaken it, it is for those alone who wait for it.
+    fn in_time(&self, key: &Key, since: Position, outcome: upstream::Outcome) -> upstream::Outcome {
+        match outcome {
+            upstream::Outcome::Answer { answer, born } if !self.purges.ledger().admits(key, since) => {
+                self.metrics.overtaken.inc();
+                let answer = Answer { packet: answer::with_ttl(&answer.packet, 0), lifetime: Duration::ZERO };
+                upstream::Outcome::Answer { answer, born }
+            }
+            outcome => outcome,
+        }
+    }
+
     /// An entry must answer the question of its key, whoever sent it: a mesh that lies is one that has nothing.
     pub(super) fn checked(&self, key: &Key, word: Word<Lease>) -> Word<Lease> {
         let (entry, is_stale) = match word {
@@ -159,11 +176,16 @@ impl Core {
             Word::Stale(entry) => (entry, true),
             word => return word,
         };
+        if !self.purges.ledger().admits(key, entry.since) {
+            // Its sender had not heard of the purge, or it was on its way: it is no answer any more.
+            self.metrics.overtaken.inc();
+            return Word::Proceed;
+        }
         match answer::check(key, &entry.packet, self.upstreams.limits()) {
             Ok(longest) => {
                 // Cut out of a received message, it would keep all of that in memory for as long as L1 keeps it.
                 let packet = Bytes::copy_from_slice(&entry.packet);
-                let entry = Entry { packet, lifetime: entry.lifetime.min(longest), born: entry.born };
+                let entry = Entry { packet, lifetime: entry.lifetime.min(longest), ..entry };
                 if is_stale { Word::Stale(entry) } else { Word::Entry(entry) }
             }
             Err(refused) => {
@@ -206,8 +228,13 @@ impl Landing<'_> {
 
     fn land(&mut self, outcome: Outcome) {
         self.landed = true;
-        // Off the list first: whoever comes now finds the answer in L1, or begins anew when it is kept nowhere.
-        self.core.flights().remove(self.key);
+        // Off the list first: whoever comes now finds the answer in L1, or begins anew when it is kept nowhere. After a purge
+        // another flight may be there.
+        let mut flights = self.core.flights();
+        if flights.get(self.key).is_some_and(|listed| Arc::ptr_eq(listed, self.flight)) {
+            flights.remove(self.key);
+        }
+        drop(flights);
         self.flight.land(outcome);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::link::FailureKind;
+use heimdall_shared::purge::Position;
 
 use super::Outcome;
 use crate::agent::{Absent, Word};
@@ -55,6 +56,8 @@ pub(super) enum Memory {
 pub(super) struct Life<L> {
     mesh: Mesh,
     upstream: Upstream,
+    /// The purges that were applied when the upstreams were asked.
+    since: Position,
     lease: Option<L>,
     may_ask_again: bool,
     finished: bool,
@@ -86,7 +89,7 @@ impl<L> Life<L> {
         };
         let may_ask_again = mesh != Err(Absent::Off);
         let mesh_now = Mesh::Open { held: false };
-        let mut life = Self { mesh: mesh_now, upstream, lease: None, may_ask_again, finished: false };
+        let mut life = Self { mesh: mesh_now, upstream, since: 0, lease: None, may_ask_again, finished: false };
         let mut actions = Vec::new();
         if let Err(why) = mesh {
             life.mesh = Mesh::Over;
@@ -111,6 +114,16 @@ impl<L> Life<L> {
     /// Whether everybody has been told.
     pub(super) const fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// The upstreams are asked from now on, after so many purges.
+    pub(super) const fn asks(&mut self, since: Position) {
+        self.since = since;
+    }
+
+    /// The purges that were applied when the upstreams were asked.
+    pub(super) const fn since(&self) -> Position {
+        self.since
     }
 
     /// The lease that this miss holds.
@@ -180,7 +193,7 @@ impl<L> Life<L> {
         let mut actions = Vec::new();
         let (outcome, kind, known) = match outcome {
             upstream::Outcome::Answer { answer, born } => {
-                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime };
+                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime, since: self.since };
                 self.answered(entry, now, &mut actions);
                 return actions;
             }

@@ -14,7 +14,7 @@ mod second_best;
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use crate::agent::{self, Agent, Hearing, Linked, Mesh, Off};
 use crate::cache::Cache;
 use crate::failures::{Failures, Known};
 use crate::metrics::{Metrics, MissOutcome};
+use crate::purge::Purges;
 use crate::upstream::{self, Upstreams};
 
 /// Flights of this process. Each holds some 4 KiB; a client that goes away leaves its flight, so this is more than the
@@ -49,6 +50,9 @@ const REFRESHES_MAX: usize = 256;
 
 /// Clients that wait for one flight: a storm on one name must not fill the process. Beyond it a query fails at once.
 const WAITERS_MAX: usize = 4_096;
+
+/// The position of a flight that has asked no upstream: whatever it brings is judged by where it comes from.
+const NOT_FETCHING: u64 = u64::MAX;
 
 /// Holders that one flight's span links to: leases that were lost one after the other within its time.
 const HOLDERS_MAX: usize = 8;
@@ -116,6 +120,7 @@ impl Outcome {
 pub struct Core {
     upstreams: Arc<Upstreams>,
     cache: Arc<Cache>,
+    purges: Arc<Purges>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
     hearing: Arc<Hearing>,
@@ -132,6 +137,8 @@ struct Flight {
     /// A stale answer may stand here before the flight has landed, which goes on for those who come later.
     outcome: OnceLock<Outcome>,
     landed: Notify,
+    /// The purges that were applied when it asked the upstreams; none later than [`NOT_FETCHING`] while it has not.
+    since: AtomicU64,
     /// When the entry was born that this flight is to replace, while that still lives.
     refreshes: Option<Moment>,
     waiters: AtomicUsize,
@@ -156,6 +163,7 @@ impl Core {
     pub fn new(
         upstreams: Arc<Upstreams>,
         cache: Arc<Cache>,
+        purges: Arc<Purges>,
         metrics: Arc<Metrics>,
         tracer: Tracer,
         budget: Duration,
@@ -163,7 +171,19 @@ impl Core {
     ) -> Arc<Self> {
         let (flights, failures, refreshing) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
         let hearing = Arc::default();
-        Arc::new(Self { upstreams, cache, metrics, tracer, hearing, budget, stale, refreshing, flights, failures })
+        Arc::new(Self {
+            upstreams,
+            cache,
+            purges,
+            metrics,
+            tracer,
+            hearing,
+            budget,
+            stale,
+            refreshing,
+            flights,
+            failures,
+        })
     }
 
     /// The dead answer that this process has for a key, if it may be given.
@@ -199,7 +219,14 @@ impl Core {
         let mut flights = self.flights();
         // A refresh is nothing to wait for while what it is to replace still lives.
         let waits = |flight: &&Arc<Flight>| flight.refreshes.is_none() || self.cache.get(key.as_bytes(), now).is_none();
-        if let Some(flight) = flights.get(key).filter(waits) {
+        // What began to be fetched before a purge is for those who asked before it.
+        let newest = self.purges.ledger().newest(key);
+        let sound =
+            |flight: &&Arc<Flight>| newest.is_none_or(|(purged, _)| flight.since.load(Ordering::Relaxed) >= purged);
+        if let Some((_, arrived)) = newest {
+            self.failures().forget_before(key, arrived);
+        }
+        if let Some(flight) = flights.get(key).filter(sound).filter(waits) {
             return Seat::take(flight).map_or(Boarding::Over(Outcome::Refused), Boarding::Join);
         }
         // Another flight may have landed since the worker looked: it fills L1 before it leaves the list.
@@ -242,6 +269,7 @@ impl Flight {
         Self {
             outcome: OnceLock::new(),
             landed: Notify::new(),
+            since: AtomicU64::new(NOT_FETCHING),
             refreshes,
             waiters: AtomicUsize::new(0),
             trace,
@@ -330,7 +358,7 @@ impl Resolver {
         let mesh: Arc<dyn Mesh> = match agent {
             None => Arc::new(Off),
             Some(settings) => {
-                let agent = Agent::new(settings, worker, &core.metrics.agent, &core.hearing);
+                let agent = Agent::new(settings, worker, &core.metrics.agent, &core.hearing, &core.purges);
                 link.spawn(Arc::clone(&agent).run(stop.clone()));
                 link.spawn(report_upstreams(Arc::clone(core), Arc::clone(&agent), stop.clone()));
                 Arc::new(Linked(agent))
@@ -414,7 +442,7 @@ impl Resolver {
         let deadline = Instant::now() + self.core.budget;
         match self.core.upstreams.resolve(key, deadline, trace, || {}).await.outcome {
             upstream::Outcome::Answer { answer, born } => {
-                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime };
+                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime, since: 0 };
                 Outcome::Answer { entry, fresh: true }
             }
             upstream::Outcome::Rcode(rcode) => Outcome::Rcode(rcode),

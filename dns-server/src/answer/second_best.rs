@@ -94,12 +94,12 @@ impl<'a> SecondBest<'a> {
         match self.core.checked(self.key, word) {
             // Somebody has a live one after all.
             Word::Entry(entry) if entry.is_live(now) => {
-                self.core.cache.insert(self.key, &entry, now);
+                self.core.purges.keep(self.key, &entry, now);
                 Some(Outcome::Answer { entry, fresh: false })
             }
             Word::Stale(entry) if self.may_be_given(&entry, now) => {
                 // As dead as it is: the next client need not ask the mesh for it.
-                self.core.cache.insert_stale(self.key, &entry, now, self.core.stale.limit);
+                self.core.purges.keep_stale(self.key, &entry, now, self.core.stale.limit);
                 Some(Outcome::Stale(entry))
             }
             _ => None,

@@ -48,9 +48,12 @@ impl Server {
             limits: TtlLimits::default(),
         };
         let upstreams = Arc::new(Upstreams::new(settings, &metrics.upstream, &Tracer::off()));
+        let purges = Arc::new(Purges::new(Arc::clone(&cache), patience.stale.limit));
+        tokio::spawn(Arc::clone(&purges).run(CancellationToken::new()));
         let core = Core::new(
             upstreams,
             Arc::clone(&cache),
+            purges,
             Arc::clone(&metrics),
             Tracer::off(),
             patience.budget,
@@ -140,7 +143,7 @@ fn entry() -> Entry {
     let key = scripted::key();
     let answer =
         heimdall_shared::dns::answer::normalise(&key, &scripted::answer(&query), &TtlLimits::default()).unwrap();
-    Entry { packet: answer.packet, born: Moment::now(), lifetime: answer.lifetime }
+    Entry { packet: answer.packet, born: Moment::now(), lifetime: answer.lifetime, since: 0 }
 }
 
 fn is_answer(outcome: &Outcome) -> bool {

@@ -174,6 +174,19 @@ impl<S: BuildHasher> Cache<S> {
         }
     }
 
+    /// Removes the answer for a key's octets.
+    pub fn remove(&self, key: &[u8]) {
+        let mut log = self.log();
+        // Under the lock nothing moves; entries of other keys may have the same hash.
+        let hash = self.hash_octets(key);
+        for (cell, slot) in self.index.cells(hash) {
+            let is_it = slot.place().and_then(|place| Stored::of(self.memory.at(place)));
+            if is_it.is_some_and(|stored| Ready::copy_of(stored).key() == key) {
+                log.remove(&self.memory, cell);
+            }
+        }
+    }
+
     /// Removes all answers but those for which `keep` says true.
     pub fn retain(&self, keep: impl Fn(&Ready) -> bool) {
         // By the index: an entry that moves meanwhile stays in its bucket.

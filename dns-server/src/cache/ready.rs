@@ -85,10 +85,10 @@ impl Ready {
         front.into_iter().chain(parts.into_iter().flat_map(|part| part.chunks(WORD).map(word)))
     }
 
-    /// The entry that this was made of, with a life of the same end.
+    /// The entry that this was made of, with a life of the same end. It is for clients: nobody vouches for it.
     pub fn entry(&self) -> Entry {
         let lifetime = (self.until + Duration::from_secs(1)).since(self.born);
-        Entry { packet: Bytes::copy_from_slice(self.packet()), born: self.born, lifetime }
+        Entry { packet: Bytes::copy_from_slice(self.packet()), born: self.born, lifetime, since: 0 }
     }
 
     /// The octets of the key that it answers.

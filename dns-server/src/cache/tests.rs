@@ -27,7 +27,7 @@ fn at(millis: u64) -> Moment {
 }
 
 fn entry(packet: Bytes, born: Moment, lifetime: u64) -> Entry {
-    Entry { packet, born, lifetime: Duration::from_secs(lifetime) }
+    Entry { packet, born, lifetime: Duration::from_secs(lifetime), since: 0 }
 }
 
 #[test]

@@ -9,6 +9,9 @@ use super::{Events, Given, Told};
 /// What a copy may lose of its life on its way: the second in which an entry is not given out any more, the age of anchors.
 const LOST_LIFE: Duration = Duration::from_millis(2_000);
 
+/// When all replicas reach each other again, they agree within this time on what is purged.
+const AGREE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What a run may cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
@@ -76,8 +79,14 @@ impl Verdict {
             // V3: what was fetched before a purge never comes back on a replica that said that it is done.
             for purged in events.purged.iter().filter(|purged| purged.name == asked.name) {
                 let promised = asked.at >= purged.told && purged.done.contains(&asked.replica);
-                if promised && given.at < purged.asked && !ttl.is_zero() {
+                let before = given.at < purged.asked && !ttl.is_zero();
+                if promised && before {
                     verdict.violations.push(format!("V3 {} at {}: {number} came back", asked.name, asked.replica));
+                }
+                // V8: once all reach each other again, no replica lacks a purge that another one has.
+                let agreed = events.healed.is_some_and(|healed| asked.at >= healed.max(purged.told) + AGREE_WITHIN);
+                if agreed && before {
+                    verdict.violations.push(format!("V8 {} at {}: {number} is still there", asked.name, asked.replica));
                 }
             }
         }
@@ -198,9 +207,19 @@ mod tests {
     fn what_comes_back_after_a_purge_is_found_where_it_was_done() {
         for (done, wrong) in [(1, true), (2, false)] {
             let purged = Purged { name: "a.".to_owned(), asked: at(11), told: at(12), done: vec![done] };
-            let events =
-                Events { given: vec![given("a.", 10, 9)], asked: vec![asked("a.", 12, 0, 7)], purged: vec![purged] };
+            let (given, asked) = (vec![given("a.", 10, 9)], vec![asked("a.", 12, 0, 7)]);
+            let events = Events { given, asked, purged: vec![purged], healed: None };
             assert_eq!(violations(&events).iter().any(|violation| violation.starts_with("V3")), wrong);
+        }
+    }
+
+    #[test]
+    fn a_replica_that_lacks_a_purge_long_after_the_network_was_whole_is_found() {
+        for (healed, wrong) in [(13, true), (17, false)] {
+            let purged = Purged { name: "a.".to_owned(), asked: at(11), told: at(12), done: vec![2] };
+            let (given, asked) = (vec![given("a.", 10, 30)], vec![asked("a.", 20, 0, 20)]);
+            let events = Events { given, asked, purged: vec![purged], healed: Some(at(healed)) };
+            assert_eq!(violations(&events).iter().any(|violation| violation.starts_with("V8")), wrong);
         }
     }
 

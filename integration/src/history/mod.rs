@@ -97,6 +97,8 @@ pub struct Events {
     pub asked: Vec<Asked>,
     /// Purges.
     pub purged: Vec<Purged>,
+    /// When all replicas reached each other again.
+    pub healed: Option<Moment>,
 }
 
 impl History {
@@ -134,6 +136,11 @@ impl History {
     /// Writes down a purge.
     pub fn purged(&self, purged: Purged) {
         self.events().purged.push(purged);
+    }
+
+    /// Writes down that all replicas reach each other again, after the last purge.
+    pub fn healed(&self, at: Moment) {
+        self.events().healed = Some(at);
     }
 
     /// Everything so far.

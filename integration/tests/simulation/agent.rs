@@ -11,15 +11,19 @@ use heimdall_agent::membership::{Changes, Discovered, Event, Membership, Update,
 use heimdall_agent::permissions::{may_copy, may_publish};
 use heimdall_agent::replicate;
 use heimdall_agent::store::admission::{Decision, How, admit};
-use heimdall_agent::store::{Held, Origin, Sourced};
+use heimdall_agent::store::{Held, Newer, Origin, Sourced};
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{Lookup, Message, Publish, Reply};
+use heimdall_shared::purge::{Applied, Book, LinkKind, Position, Purge, PurgeId, Purges, Scope};
 use heimdall_shared::token::Token;
 
 /// How long a peer's first word is waited for.
 const PEER_BUDGET: Duration = Duration::from_millis(30);
+
+/// How long a purge is remembered: longer than a run.
+pub(crate) const KEEP: Duration = Duration::from_secs(1_000);
 
 /// A message to send.
 pub(crate) type Out = Vec<(LinkId, Message)>;
@@ -30,6 +34,11 @@ pub(crate) struct Agent {
     pub(crate) incarnation: u64,
     pub(crate) membership: Membership,
     pub(crate) table: Table,
+    purges: Book,
+    purges_begun: u64,
+    done: Position,
+    /// Links on which something was left out: they end.
+    pub(crate) broken: Vec<LinkId>,
     store: HashMap<Key, Held>,
     local: Option<LinkId>,
     peers: BTreeMap<Arc<str>, (LinkId, u64)>,
@@ -56,6 +65,10 @@ impl Agent {
             incarnation,
             membership: Membership::new(discovered, replication_factor, now),
             table: Table::new(Arc::clone(me), incarnation, Limits::default()),
+            purges: Book::new(KEEP),
+            purges_begun: 0,
+            done: 0,
+            broken: Vec::new(),
             store: HashMap::new(),
             local: None,
             peers: BTreeMap::new(),
@@ -71,7 +84,94 @@ impl Agent {
 
     /// A live entry of its store.
     pub(crate) fn stored(&self, key: &Key, now: Moment) -> Option<Entry> {
-        self.store.get(key).and_then(|held| held.live(now)).map(|sourced| sourced.entry.clone())
+        let held = self.sound(key)?;
+        let entry = held.live(now)?.entry.clone();
+        Some(Entry { since: self.purges.log().position(), ..entry })
+    }
+
+    /// What it keeps for a key and is not purged.
+    fn sound(&self, key: &Key) -> Option<Held> {
+        let held = self.store.get(key)?;
+        match held.newer_than(self.purges.log().covers(key)) {
+            Newer::All => Some(held.clone()),
+            Newer::Some(held) => Some(held),
+            Newer::None => None,
+        }
+    }
+
+    fn admits(&self, key: &Key, entry: &Entry) -> bool {
+        admitted(&self.purges, key, entry)
+    }
+
+    /// An operator purges a key here. Gives the purge's position.
+    pub(crate) fn purge(&mut self, key: &Key, now: Moment, out: &mut Out) -> Position {
+        self.purges_begun += 1;
+        let id = PurgeId { origin: Arc::clone(&self.me), incarnation: self.incarnation, sequence: self.purges_begun };
+        let scope = Scope::Name { name: key.name().to_vec().into(), qtype: None };
+        let purge = Purge { id, scope, issued: now, folds: Vec::new(), injected: None };
+        let applied = self.purges.issue(&Arc::new(purge), now);
+        self.tell_on(applied.into_iter().collect(), now, out);
+        self.purges.log().position()
+    }
+
+    /// Whether a replica has said that a purge that began here is done there.
+    pub(crate) fn is_done(&self, member: &Arc<str>, position: Position) -> bool {
+        if *member == self.me {
+            return self.done >= position;
+        }
+        self.peers.get(member).is_some_and(|&(link, _)| self.purges.done_at(link) >= position)
+    }
+
+    fn all_links(&self) -> Vec<LinkId> {
+        self.local.into_iter().chain(self.peers.values().map(|&(link, _)| link)).collect()
+    }
+
+    fn connect(&mut self, link: LinkId, kind: LinkKind, out: &mut Out) {
+        out.extend(self.purges.connect(link, kind).into_iter().map(|said| (link, Message::Purges(said))));
+        out.push((link, Message::PurgesDone { position: self.done }));
+    }
+
+    /// What is to be done about purges that have just been applied.
+    fn tell_on(&mut self, fresh: Vec<Applied>, now: Moment, out: &mut Out) {
+        for applied in fresh {
+            let links = self.all_links();
+            out.extend(links.into_iter().map(|link| (link, Message::Purges(Purges::Next(applied.clone())))));
+            let scope = applied.purge.scope.clone();
+            self.with_table(now, out, |table, now, actions| table.purge(&scope, now, actions));
+        }
+    }
+
+    /// Turns the sender's position in a message into one of this agent's, and takes what is about purges.
+    fn hear(&mut self, link: LinkId, mut message: Message, now: Moment, out: &mut Out) -> Option<Message> {
+        if let Some(entry) = message.entry_mut() {
+            entry.since = self.purges.vouched(link, entry.since).unwrap_or_default();
+        }
+        let gap = match message {
+            Message::Purges(said) => match self.purges.hear(link, &said, now) {
+                Ok(fresh) => {
+                    self.tell_on(fresh, now, out);
+                    false
+                }
+                Err(_gap) => true,
+            },
+            Message::PurgesDone { position } => self.purges.hear_done(link, position).is_err(),
+            other => return Some(other),
+        };
+        if gap {
+            self.broken.push(link);
+        }
+        self.settle(out);
+        None
+    }
+
+    /// Says when the dns-server has emptied its cache.
+    fn settle(&mut self, out: &mut Out) {
+        let done = self.purges.done_below().unwrap_or_default();
+        if done > self.done {
+            self.done = done;
+            let links: Vec<_> = self.peers.values().map(|&(link, _)| link).collect();
+            out.extend(links.into_iter().map(|link| (link, Message::PurgesDone { position: done })));
+        }
     }
 
     /// When it has something to do by itself.
@@ -100,12 +200,14 @@ impl Agent {
         self.changed(changes, now, out);
     }
 
-    pub(crate) fn local_up(&mut self, link: LinkId) {
+    pub(crate) fn local_up(&mut self, link: LinkId, out: &mut Out) {
         self.local = Some(link);
+        self.connect(link, LinkKind::Below, out);
     }
 
     pub(crate) fn local_down(&mut self, now: Moment, out: &mut Out) {
         let Some(link) = self.local.take() else { return };
+        self.purges.disconnect(link);
         self.routes.clear();
         self.requests.clear();
         for &(peer, _) in self.peers.values() {
@@ -123,6 +225,7 @@ impl Agent {
             return;
         }
         self.peers.insert(Arc::clone(member), (link, incarnation));
+        self.connect(link, LinkKind::Beside, out);
         let up = Event::LinkUp { member: Arc::clone(member), incarnation, link, advertised: None };
         let changes = self.membership.step(up, now);
         self.changed(changes, now, out);
@@ -132,6 +235,7 @@ impl Agent {
         if self.peers.get(member).is_some_and(|&(current, _)| current == link) {
             self.peers.remove(member);
         }
+        self.purges.disconnect(link);
         let changes = self.membership.step(Event::LinkDown { member: Arc::clone(member), link }, now);
         self.changed(changes, now, out);
         self.with_table(now, out, |table, now, actions| table.link_closed(link, now, actions));
@@ -144,6 +248,7 @@ impl Agent {
     /// A message of the own dns-server.
     pub(crate) fn hear_dns(&mut self, message: Message, now: Moment, out: &mut Out) {
         let Some(local) = self.local else { return };
+        let Some(message) = self.hear(local, message, now, out) else { return };
         match message {
             Message::Lookup { id, lookup } => {
                 if let Some(entry) = self.stored(&lookup.key, now) {
@@ -182,6 +287,7 @@ impl Agent {
 
     /// A message of a peer.
     pub(crate) fn hear_peer(&mut self, from: &Holder, link: LinkId, message: Message, now: Moment, out: &mut Out) {
+        let Some(message) = self.hear(link, message, now, out) else { return };
         match message {
             Message::Ping { .. } => {
                 let heard = Event::Heard { member: Arc::clone(&from.member), link, at: now };
@@ -263,6 +369,8 @@ impl Agent {
                 self.advance(id, now, out);
             }
             Reply::Working | Reply::Held { .. } => self.tell_dns(Message::Reply { id, reply }, out),
+            // Its sender had not heard of the purge: what it has is none.
+            Reply::Entry(entry) if !admitted(&self.purges, &route.lookup.key, &entry) => self.unreachable(id, now, out),
             last => {
                 self.requests.remove(&(link, request));
                 let key = self.routes.remove(&id).expect("it was there").lookup.key;
@@ -358,6 +466,15 @@ impl Agent {
         if !holds && !is_own && !may_publish(&view, key.slot(), &from.member) {
             return;
         }
+        if !self.admits(&key, &entry) {
+            if holds {
+                let told = overtaken(&entry);
+                self.with_table(now, out, |table, now, actions| {
+                    table.publish(&key, token.as_ref(), from, &told, now, actions);
+                });
+            }
+            return;
+        }
         let (origin, how) = match (is_own, holds) {
             (true, _) => (Origin::Local, How::Local),
             (false, true) => (Origin::Publisher(Arc::clone(&from.member)), How::PublishWithToken),
@@ -403,6 +520,13 @@ impl Agent {
     }
 
     fn offer(&mut self, key: &Key, entry: &Entry, origin: Origin, how: How, now: Moment) -> Decision {
+        if !self.admits(key, entry) {
+            return Decision::Overtaken;
+        }
+        match self.sound(key) {
+            Some(held) => drop(self.store.insert(key.clone(), held)),
+            None => drop(self.store.remove(key)),
+        }
         let decision = admit(self.store.get(key), entry, &origin, how, now);
         let sourced = Sourced { entry: entry.clone(), origin, taken: now };
         match decision {
@@ -412,7 +536,11 @@ impl Agent {
             Decision::Behind => {
                 self.store.get_mut(key).expect("there must be one to wait behind").behind = Some(sourced);
             }
-            Decision::KeepExisting | Decision::Older | Decision::Rejuvenated | Decision::DeadOnArrival => {}
+            Decision::KeepExisting
+            | Decision::Older
+            | Decision::Rejuvenated
+            | Decision::Overtaken
+            | Decision::DeadOnArrival => {}
         }
         decision
     }
@@ -462,4 +590,13 @@ impl Agent {
     fn tell_dns(&self, message: Message, out: &mut Out) {
         out.extend(self.local.map(|local| (local, message)));
     }
+}
+
+fn admitted(purges: &Book, key: &Key, entry: &Entry) -> bool {
+    purges.log().covers(key) <= entry.since
+}
+
+/// An answer for those alone who wait for it. The packets here are no DNS messages: only the life goes.
+pub(crate) fn overtaken(entry: &Entry) -> Entry {
+    Entry { lifetime: Duration::ZERO, ..entry.clone() }
 }

@@ -8,6 +8,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{FailureKind, Lookup, LookupMode, Message, Publish, Reply};
+use heimdall_shared::purge::{Book, LinkKind, Position, Purges};
 use heimdall_shared::token::Token;
 
 /// Silence of the mesh that a miss bears.
@@ -26,21 +27,43 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 pub(crate) enum Effect {
     /// A message to its agent.
     Tell(Message),
-    /// A query to the upstream.
-    Fetch { key: usize },
+    /// Something was left out on the socket: it ends.
+    Broken,
+    /// A query to the upstream, when so many purges were applied.
+    Fetch { key: usize, since: Position },
     /// A client's answer; none is a SERVFAIL. `hit` when it was answered from the cache at once.
     Answer { client: usize, entry: Option<Entry>, hit: bool },
 }
 
 /// One dns-server.
-#[derive(Default)]
+/// The only link of a dns-server here.
+const AGENT: u64 = 1;
+
 pub(crate) struct Dns {
+    purges: Book,
     linked: bool,
     cache: BTreeMap<usize, Entry>,
     failed: BTreeMap<usize, Moment>,
     flights: BTreeMap<usize, Flight>,
+    /// Clients of fetches that a purge overtook, by key: they are told what comes.
+    overtaken: BTreeMap<usize, Vec<usize>>,
     requests: BTreeMap<u64, usize>,
     next_request: u64,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            purges: Book::new(super::agent::KEEP),
+            linked: false,
+            cache: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            overtaken: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+        }
+    }
 }
 
 struct Flight {
@@ -52,6 +75,8 @@ struct Flight {
     lease: Option<Token>,
     watched_since: Option<Moment>,
     upstream: Upstream,
+    /// The purges that were applied when it asked the upstream.
+    since: Position,
     struggled: bool,
     finished: bool,
 }
@@ -64,19 +89,25 @@ enum Upstream {
 }
 
 impl Dns {
-    pub(crate) fn link_up(&mut self) {
+    pub(crate) fn link_up(&mut self, effects: &mut Vec<Effect>) {
         self.linked = true;
+        let said = self.purges.connect(AGENT, LinkKind::Beside);
+        effects.extend(said.into_iter().map(|said| Effect::Tell(Message::Purges(said))));
+        let position = self.purges.log().position();
+        effects.push(Effect::Tell(Message::PurgesDone { position }));
     }
 
     pub(crate) fn link_down(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.linked = false;
+        self.purges.disconnect(AGENT);
         self.requests.clear();
         for key in self.flights.keys().copied().collect::<Vec<_>>() {
             let flight = self.flights.get_mut(&key).expect("it was there");
             flight.lease = None;
             flight.held = None;
             if flight.request.take().is_some() {
-                Self::go(key, flight, now, effects);
+                let position = self.purges.log().position();
+                Self::go(key, flight, position, now, effects);
             }
             self.settle(key, effects);
         }
@@ -88,9 +119,21 @@ impl Dns {
             effects.push(Effect::Answer { client, entry: Some(entry.clone()), hit: true });
             return;
         }
+        let purged = self.purges.log().covers(key);
         if let Some(flight) = self.flights.get_mut(&index).filter(|flight| !flight.finished) {
-            flight.clients.push(client);
-            return;
+            if flight.since >= purged {
+                flight.clients.push(client);
+                return;
+            }
+            // What it fetches is for those who asked before the purge.
+            let waiting = std::mem::take(&mut flight.clients);
+            let (lease, request) = (flight.lease.take(), flight.request.take());
+            effects.extend(lease.map(|token| Effect::Tell(Message::Release { token })));
+            if let Some(id) = request {
+                self.requests.remove(&id);
+                effects.push(Effect::Tell(Message::Cancel { id }));
+            }
+            self.overtaken.entry(index).or_default().extend(waiting);
         }
         let failed = self.failed.get(&index).is_some_and(|&until| now < until);
         let upstream = if failed { Upstream::Failed } else { Upstream::NotAsked };
@@ -103,6 +146,7 @@ impl Dns {
             lease: None,
             watched_since: None,
             upstream,
+            since: Position::MAX,
             struggled: false,
             finished: false,
         };
@@ -112,7 +156,8 @@ impl Dns {
             self.requests.insert(self.next_request, index);
             effects.push(Effect::Tell(lookup(self.next_request, key)));
         } else {
-            Self::go(index, &mut flight, now, effects);
+            let position = self.purges.log().position();
+            Self::go(index, &mut flight, position, now, effects);
         }
         // What an earlier flight for the key still has under way is adopted by nobody.
         self.flights.insert(index, flight);
@@ -120,9 +165,20 @@ impl Dns {
     }
 
     /// A message of the agent.
-    pub(crate) fn heard(&mut self, message: Message, now: Moment, effects: &mut Vec<Effect>) {
+    pub(crate) fn heard(
+        &mut self,
+        mut message: Message,
+        key_of: impl Fn(usize) -> Key,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(entry) = message.entry_mut() {
+            entry.since = self.purges.vouched(AGENT, entry.since).unwrap_or_default();
+        }
         match message {
-            Message::Reply { id, reply } => self.reply(id, reply, now, effects),
+            Message::Purges(said) => self.purged(&said, key_of, now, effects),
+            Message::PurgesDone { .. } => {}
+            Message::Reply { id, reply } => self.reply(id, reply, key_of, now, effects),
             Message::Tick { working, .. } => {
                 for flight in self.flights.values_mut() {
                     if flight.held.as_ref().is_some_and(|held| working.contains(held)) {
@@ -140,7 +196,23 @@ impl Dns {
         }
     }
 
-    fn reply(&mut self, id: u64, reply: Reply, now: Moment, effects: &mut Vec<Effect>) {
+    fn purged(&mut self, said: &Purges, key_of: impl Fn(usize) -> Key, now: Moment, effects: &mut Vec<Effect>) {
+        let Ok(fresh) = self.purges.hear(AGENT, said, now) else {
+            effects.push(Effect::Broken);
+            return;
+        };
+        for applied in fresh {
+            let covered = |index: usize| applied.purge.scope.covers(&key_of(index));
+            self.cache.retain(|&index, _| !covered(index));
+            self.failed.retain(|&index, _| !covered(index));
+            let position = applied.position;
+            effects.push(Effect::Tell(Message::Purges(Purges::Next(applied))));
+            effects.push(Effect::Tell(Message::PurgesDone { position }));
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: Reply, key_of: impl Fn(usize) -> Key, now: Moment, effects: &mut Vec<Effect>) {
+        let position = self.purges.log().position();
         let Some(&key) = self.requests.get(&id) else {
             if let Reply::Granted { token, .. } = reply {
                 effects.push(Effect::Tell(Message::Release { token }));
@@ -158,6 +230,10 @@ impl Dns {
         match reply {
             Reply::Working => {}
             Reply::Held { token, .. } => flight.held = Some(token),
+            // A purge has overtaken it: it is no answer any more.
+            Reply::Entry(entry) if self.purges.log().covers(&key_of(key)) > entry.since => {
+                Self::go(key, flight, position, now, effects);
+            }
             Reply::Entry(entry) => {
                 effects.extend(flight.lease.take().map(|token| Effect::Tell(Message::Release { token })));
                 self.keep(key, &entry, now);
@@ -172,13 +248,13 @@ impl Dns {
                 if let Some(old) = flight.lease.replace(token) {
                     effects.push(Effect::Tell(Message::Release { token: old }));
                 }
-                Self::go(key, flight, now, effects);
+                Self::go(key, flight, position, now, effects);
                 if flight.upstream == Upstream::Failed {
                     let token = flight.lease.take().expect("it was just granted");
                     effects.push(Effect::Tell(Message::Fail { token, kind: FailureKind::Local }));
                 }
             }
-            _ => Self::go(key, flight, now, effects),
+            _ => Self::go(key, flight, position, now, effects),
         }
         self.settle(key, effects);
     }
@@ -188,10 +264,22 @@ impl Dns {
         &mut self,
         index: usize,
         key: &Key,
+        since: Position,
         entry: Option<Entry>,
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
+        let is_overtaken = self.purges.log().covers(key) > since;
+        let is_current = self.flights.get(&index).is_none_or(|flight| flight.since == since);
+        if is_overtaken && !is_current {
+            // Another flight is there for those who asked after the purge.
+            for client in self.overtaken.remove(&index).unwrap_or_default() {
+                let entry = entry.as_ref().map(super::agent::overtaken);
+                effects.push(Effect::Answer { client, entry, hit: false });
+            }
+            return;
+        }
+        let entry = entry.map(|entry| if is_overtaken { super::agent::overtaken(&entry) } else { entry });
         let Some(entry) = entry else {
             self.failed.insert(index, now + REMEMBERED);
             if let Some(flight) = self.flights.get_mut(&index) {
@@ -232,6 +320,7 @@ impl Dns {
 
     /// Lets time pass. `key_of` gives the key of an index.
     pub(crate) fn pass(&mut self, now: Moment, key_of: impl Fn(usize) -> Key, effects: &mut Vec<Effect>) {
+        let position = self.purges.log().position();
         for index in self.flights.keys().copied().collect::<Vec<_>>() {
             let flight = self.flights.get_mut(&index).expect("it was there");
             if flight.finished {
@@ -244,7 +333,7 @@ impl Dns {
                 effects.push(Effect::Tell(Message::Tick { working: vec![token.clone()], struggling: Vec::new() }));
             }
             if flight.upstream == Upstream::NotAsked && flight.began + (BUDGET - ATTEMPT) <= now {
-                Self::go(index, flight, now, effects);
+                Self::go(index, flight, position, now, effects);
             }
             if let Upstream::Asking(since) = flight.upstream
                 && !flight.struggled
@@ -268,7 +357,7 @@ impl Dns {
                 && flight.meter.fired(now) == Reading::Spent
             {
                 if flight.upstream == Upstream::NotAsked {
-                    Self::go(index, flight, now, effects);
+                    Self::go(index, flight, position, now, effects);
                 } else {
                     self.forget_request(index, effects);
                 }
@@ -300,6 +389,9 @@ impl Dns {
 
     fn finish(&mut self, index: usize, entry: Option<&Entry>, effects: &mut Vec<Effect>) {
         self.forget_request(index, effects);
+        for client in self.overtaken.remove(&index).unwrap_or_default() {
+            effects.push(Effect::Answer { client, entry: entry.cloned(), hit: false });
+        }
         let Some(flight) = self.flights.get_mut(&index) else { return };
         flight.finished = true;
         for client in flight.clients.drain(..) {
@@ -317,10 +409,11 @@ impl Dns {
         }
     }
 
-    fn go(index: usize, flight: &mut Flight, now: Moment, effects: &mut Vec<Effect>) {
+    fn go(index: usize, flight: &mut Flight, position: Position, now: Moment, effects: &mut Vec<Effect>) {
         if flight.upstream == Upstream::NotAsked {
             flight.upstream = Upstream::Asking(now);
-            effects.push(Effect::Fetch { key: index });
+            flight.since = position;
+            effects.push(Effect::Fetch { key: index, since: position });
         }
     }
 }

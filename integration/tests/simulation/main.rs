@@ -1,4 +1,4 @@
-//! The cores of the mesh under deterministic simulation: ring, membership, leases, copies, ages.
+//! The cores of the mesh under deterministic simulation: ring, membership, leases, copies, ages, purges.
 //!
 //! A seed decides everything: how many replicas, how their clocks run, what clients ask, and what goes wrong: messages lost,
 //! late, twice and out of order, links that break, partitions in one and in both directions, processes that stop or die,
@@ -50,7 +50,7 @@ fn run(kind: Kind, share: u64) {
     }
     let seeds = (number("HEIMDALL_SIM_SEEDS").unwrap_or(SEEDS) / share).max(1);
     let next = AtomicU64::new(0);
-    let (fetches, answers) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (fetches, answers, purged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -70,12 +70,14 @@ fn run(kind: Kind, share: u64) {
                     };
                     fetches.fetch_add(summary.fetches, Ordering::Relaxed);
                     answers.fetch_add(summary.answers, Ordering::Relaxed);
+                    purged.fetch_add(summary.purged, Ordering::Relaxed);
                 }
             });
         }
     });
-    println!("{kind:?}: {seeds} seeds, {fetches:?} upstream queries, {answers:?} answers");
+    println!("{kind:?}: {seeds} seeds, {fetches:?} upstream queries, {answers:?} answers, {purged:?} purges done");
     assert!(answers.into_inner() > seeds, "clients must have asked");
+    assert!(purged.into_inner() > seeds, "replicas must have been done with purges");
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn while_nothing_fails_each_lifetime_of_a_key_costs_one_upstream_query() {
 }
 
 #[test]
-fn whatever_fails_clients_are_answered_and_no_entry_outlives_its_origin() {
+fn whatever_fails_clients_are_answered_and_no_entry_outlives_its_origin_or_its_purge() {
     run(Kind::Faulty, 1);
 }
 

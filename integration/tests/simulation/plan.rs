@@ -79,6 +79,8 @@ pub(crate) struct Plan {
     /// When clients of a node ask for a key.
     pub(crate) asks: Vec<(Time, usize, usize)>,
     pub(crate) faults: Vec<(Time, Fault)>,
+    /// When an operator purges a key, and at which node.
+    pub(crate) purges: Vec<(Time, usize, usize)>,
     pub(crate) weather: Weather,
     /// When the last member is known to each node: a joiner that some know of earlier than others.
     pub(crate) joiner_known: Option<Vec<Time>>,
@@ -116,6 +118,11 @@ impl Plan {
         };
         let joiner_known = (faulty && rng.random_ratio(1, 3))
             .then(|| (0..nodes).map(|_| rng.random_range(5 * SECOND..10 * SECOND)).collect());
+        let purges = (0..rng.random_range(0..=6))
+            .map(|_| {
+                (2 * SECOND + rng.random_range(0..SPAN), rng.random_range(0..nodes), rng.random_range(0..ttls.len()))
+            })
+            .collect();
         Self {
             kind,
             seed,
@@ -124,6 +131,7 @@ impl Plan {
             ttls,
             asks,
             faults,
+            purges,
             weather,
             joiner_known,
             slow_one_in: if faulty { 20 } else { u32::MAX },

@@ -34,6 +34,7 @@ const UPSTREAM_MAX: Time = 1_100 * MILLI;
 #[derive(Debug)]
 enum Happening {
     Ask { node: usize, key: usize },
+    Purge { node: usize, key: usize },
     Wake { node: usize, part: Part, generation: u64 },
     Deliver { link: LinkId, to: usize, batch: SessionBatch },
     Local { node: usize, to: Part, link: LinkId, batch: SessionBatch },
@@ -77,11 +78,12 @@ struct PeerLink {
 pub(crate) struct Summary {
     pub(crate) answers: u64,
     pub(crate) fetches: u64,
+    pub(crate) purged: u64,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} answers, {} upstream queries", self.answers, self.fetches)
+        write!(f, "{} answers, {} upstream queries, {} purges done", self.answers, self.fetches, self.purged)
     }
 }
 
@@ -145,6 +147,9 @@ impl World {
         for (at, node, key) in self.plan.asks.clone() {
             self.at(at, Happening::Ask { node, key });
         }
+        for (at, node, key) in self.plan.purges.clone() {
+            self.at(at, Happening::Purge { node, key });
+        }
         for (fault, (at, _)) in self.plan.faults.clone().into_iter().enumerate() {
             self.at(at, Happening::Begin { fault });
         }
@@ -166,7 +171,11 @@ impl World {
             let fetched = self.checks.fetched_since(key, probed);
             assert_eq!(fetched, 1, "all nodes asked for key {key} at the end, when everything was whole again");
         }
-        Summary { answers: self.checks.answers, fetches: self.checks.fetches.len() as u64 }
+        Summary {
+            answers: self.checks.answers,
+            fetches: self.checks.fetches.len() as u64,
+            purged: self.checks.purges_done,
+        }
     }
 
     fn at(&mut self, time: Time, happening: Happening) {
@@ -196,7 +205,9 @@ impl World {
             Happening::Local { node, to, .. } => Some((*node, *to)),
             Happening::Wake { node, part, .. } => Some((*node, *part)),
             Happening::Ask { node, .. } | Happening::Fetched { node, .. } => Some((*node, Part::Dns)),
-            Happening::Ended { node, .. } | Happening::Discover { node } => Some((*node, Part::Agent)),
+            Happening::Ended { node, .. } | Happening::Discover { node } | Happening::Purge { node, .. } => {
+                Some((*node, Part::Agent))
+            }
             _ => None,
         };
         if let Some((node, part)) = concerns {
@@ -208,6 +219,7 @@ impl World {
         }
         match happening {
             Happening::Ask { node, key } => self.ask(node, key),
+            Happening::Purge { node, key } => self.purge(node, key),
             Happening::Wake { node, part, generation } => self.wake(node, part, generation),
             Happening::Deliver { link, to, batch } => self.deliver(link, to, batch),
             Happening::Local { node, to, link, batch } => self.deliver_local(node, to, link, batch),
@@ -338,8 +350,8 @@ impl World {
         self.next_link += 1;
         replica.socket = Some((self.next_link, [End::new(now), End::new(now)]));
         let link = self.next_link;
-        self.with_agent(node, |agent, _| agent.local_up(link));
-        self.with_dns(node, |dns, _, _, _| dns.link_up());
+        self.with_agent(node, |agent, out| agent.local_up(link, out));
+        self.with_dns(node, |dns, _, _, effects| dns.link_up(effects));
     }
 
     fn close_socket(&mut self, node: usize) {
@@ -360,6 +372,32 @@ impl World {
         self.with_dns(node, |dns, keys, now, effects| dns.ask(client, key, &keys[key], now, effects));
     }
 
+    fn purge(&mut self, node: usize, key: usize) {
+        self.say(|| format!("node {node} is told to purge key {key}"));
+        let (now, wanted) = (self.local(node), self.keys[key].clone());
+        let mut position = None;
+        self.with_agent(node, |agent, out| position = Some(agent.purge(&wanted, now, out)));
+        if let Some(position) = position {
+            let generation = self.nodes[node].generations[Part::Agent as usize];
+            self.checks.purges(node, generation, key, position, self.now);
+            self.look_at_purges(node);
+        }
+    }
+
+    /// Notes which replicas have told this one that its purges are done there.
+    fn look_at_purges(&mut self, origin: usize) {
+        let Some(agent) = &self.nodes[origin].agent else { return };
+        let generation = self.nodes[origin].generations[Part::Agent as usize];
+        let names: Vec<_> = self.nodes.iter().map(|node| Arc::clone(&node.name)).collect();
+        self.checks.look_at_purges(
+            origin,
+            generation,
+            self.now,
+            |node, position| agent.is_done(&names[node], position),
+            names.len(),
+        );
+    }
+
     fn wake(&mut self, node: usize, part: Part, generation: u64) {
         if self.nodes[node].generations[part as usize] != generation {
             return;
@@ -377,7 +415,13 @@ impl World {
     fn deliver(&mut self, id: LinkId, to: usize, batch: SessionBatch) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let side = usize::from(link.nodes[1] == to);
+        let is_about_purges = batch.frames.iter().any(about_purges);
         let messages = link.ends[side].unpack(batch);
+        if messages.is_empty() && is_about_purges {
+            // A stream that loses something is one that ends.
+            self.break_link(id);
+            return;
+        }
         let from = link.nodes[1 - side];
         let holder = Holder { member: Arc::clone(&self.nodes[from].name), incarnation: link.incarnations[1 - side] };
         let now = self.local(to);
@@ -398,7 +442,9 @@ impl World {
             self.say(|| format!("{node}, to its {to:?}: {message:?}"));
             match to {
                 Part::Agent => self.with_agent(node, |agent, out| agent.hear_dns(message, now, out)),
-                Part::Dns => self.with_dns(node, |dns, _, now, effects| dns.heard(message, now, effects)),
+                Part::Dns => self.with_dns(node, |dns, keys, now, effects| {
+                    dns.heard(message, |index| keys[index].clone(), now, effects);
+                }),
             }
         }
     }
@@ -410,18 +456,19 @@ impl World {
         let fetch = &mut self.checks.fetches[number];
         fetch.done = Some(self.now);
         fetch.answered = answered;
-        let (key, started) = (fetch.key, fetch.started);
+        let (key, started, since) = (fetch.key, fetch.started, fetch.since);
         let entry = answered.then(|| Entry {
             packet: Bytes::copy_from_slice(&(number as u64).to_be_bytes()),
             born: self.plan.clocks[node].read(started),
             lifetime: std::time::Duration::from_secs(self.plan.ttls[key]),
+            since,
         });
-        self.with_dns(node, |dns, keys, now, effects| dns.fetched(key, &keys[key], entry, now, effects));
+        self.with_dns(node, |dns, keys, now, effects| dns.fetched(key, &keys[key], since, entry, now, effects));
     }
 
-    fn fetch(&mut self, node: usize, key: usize) {
+    fn fetch(&mut self, node: usize, key: usize, since: u64) {
         let generation = self.nodes[node].generations[Part::Dns as usize];
-        let number = self.checks.fetches(&self.plan, node, generation, key, self.now);
+        let number = self.checks.fetches(&self.plan, node, generation, (key, since), self.now);
         self.say(|| format!("node {node} asks the upstream for key {key}"));
         let dead = self.nodes[node].uplink_dead_until > self.now;
         let takes = if dead {
@@ -461,6 +508,14 @@ impl World {
     }
 
     fn crash(&mut self, node: usize, part: Part, until: Time) {
+        let other_runs = match part {
+            Part::Dns => self.nodes[node].agent.is_some(),
+            Part::Agent => self.nodes[node].dns.is_some(),
+        };
+        if !other_runs {
+            // Nobody of the replica remembers its purges: it is a new one, which knows what its peers know.
+            self.checks.forgets(node);
+        }
         self.close_socket(node);
         self.nodes[node].paused_until[part as usize] = 0;
         self.nodes[node].wakes[part as usize] = None;
@@ -516,8 +571,13 @@ impl World {
         work(agent, &mut out);
         self.checks.leases(&agent.table);
         let due = agent.next_deadline();
+        let broken = std::mem::take(&mut agent.broken);
         self.send(node, out);
         self.set_wake(node, Part::Agent, due);
+        for link in broken {
+            self.break_link(link);
+        }
+        self.look_at_purges(node);
     }
 
     /// Has a dns-server do something, and does what it wants.
@@ -530,7 +590,8 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Tell(message) => self.send_local(node, Part::Agent, message),
-                Effect::Fetch { key } => self.fetch(node, key),
+                Effect::Fetch { key, since } => self.fetch(node, key, since),
+                Effect::Broken => self.close_socket(node),
                 Effect::Answer { client, entry, hit } => {
                     self.checks.answered(&self.plan, client, entry.as_ref(), hit, self.now, now);
                 }
@@ -560,6 +621,7 @@ impl World {
             let Some(link) = self.links.get_mut(&id) else { continue };
             let side = usize::from(link.nodes[1] == from);
             let to = link.nodes[1 - side];
+            let purges = matches!(message, Message::Purges(_) | Message::PurgesDone { .. });
             let batch = link.ends[side].pack(&[message], now);
             let mut delay = self.rng.random_range(50_000..2 * MILLI);
             if self.rng.random_ratio(self.weather.late, 1_000) {
@@ -567,7 +629,12 @@ impl World {
             }
             let cut = self.cuts.iter().find(|&&(f, t, until, _)| f == from && t == to && until > self.now);
             match cut {
-                Some(&(_, _, _, true)) => continue,
+                Some(&(_, _, _, true)) => {
+                    if purges {
+                        self.break_link(id);
+                    }
+                    continue;
+                }
                 Some(&(_, _, until, false)) => delay += until - self.now,
                 None => {}
             }
@@ -578,9 +645,12 @@ impl World {
                 link.last[1 - side] = arrives;
             }
             if self.rng.random_ratio(self.weather.lost, 1_000) {
+                if purges {
+                    self.break_link(id);
+                }
                 continue;
             }
-            if self.rng.random_ratio(self.weather.twice, 1_000) {
+            if self.rng.random_ratio(self.weather.twice, 1_000) && !purges {
                 let again = arrives + self.rng.random_range(0..SECOND);
                 self.at(again, Happening::Deliver { link: id, to, batch: batch.clone() });
             }
@@ -596,4 +666,10 @@ impl World {
         // A socket keeps the order.
         self.at(self.now + 20_000, Happening::Local { node, to, link, batch });
     }
+}
+
+/// Whether a frame is lost only with its stream.
+fn about_purges(frame: &heimdall_proto::v1::SessionFrame) -> bool {
+    use heimdall_proto::v1::session_frame::Kind;
+    matches!(frame.kind, Some(Kind::Purges(_) | Kind::PurgesDone(_)))
 }

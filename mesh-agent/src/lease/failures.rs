@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::key::Key;
+use heimdall_shared::purge::Scope;
 
 use super::deadlines::Deadlines;
 
@@ -66,6 +67,18 @@ impl Failures {
         if let Some(failure) = self.failures.remove(key) {
             self.forget.clear(failure.forget, key.clone());
         }
+    }
+
+    /// What is purged does not keep failing.
+    pub(super) fn purge(&mut self, scope: &Scope) {
+        let forget = &mut self.forget;
+        self.failures.retain(|key, failure| {
+            let covered = scope.covers(key);
+            if covered {
+                forget.clear(failure.forget, key.clone());
+            }
+            !covered
+        });
     }
 
     pub(super) fn expire(&mut self, now: Moment) {

@@ -219,6 +219,8 @@ pub struct Stats {
     pub duplicates: u64,
     /// Failures and results not remembered because their table was full.
     pub not_kept: u64,
+    /// Leases under which something was fetched that was purged meanwhile.
+    pub purged: u64,
 }
 
 /// What the table holds now.

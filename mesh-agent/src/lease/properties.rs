@@ -453,7 +453,7 @@ fn wire(key: u8) -> Key {
 
 fn entry() -> Entry {
     let lifetime = Duration::from_secs(60);
-    Entry { packet: Bytes::from_static(b"answer"), born: Moment::from_nanos(1), lifetime }
+    Entry { packet: Bytes::from_static(b"answer"), born: Moment::from_nanos(1), lifetime, since: 0 }
 }
 
 proptest! {

@@ -111,6 +111,7 @@ fn entry(lifetime: u64) -> Entry {
         packet: Bytes::from_static(b"packet"),
         born: Moment::from_nanos(1),
         lifetime: Duration::from_secs(lifetime),
+        since: 0,
     }
 }
 

@@ -42,6 +42,7 @@ impl Collector for Figures {
             refused,
             duplicates,
             not_kept,
+            purged,
         } = stats;
         let leases = [
             ("granted", granted),
@@ -63,6 +64,7 @@ impl Collector for Figures {
             ("refused", refused),
             ("duplicate", duplicates),
             ("not_kept", not_kept),
+            ("purged", purged),
         ];
         counters(&mut encoder, "leases", "What happened to leases granted here", &leases)?;
         let holds = [
@@ -83,6 +85,8 @@ impl Collector for Figures {
             ("older", store.older),
             ("rejuvenated", store.rejuvenated),
             ("dead_on_arrival", store.dead_on_arrival),
+            ("overtaken", store.overtaken),
+            ("purged", store.purged),
             ("evicted", store.evicted),
             ("expired", store.expired),
         ];

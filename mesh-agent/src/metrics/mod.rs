@@ -105,6 +105,10 @@ pub struct Metrics {
     pub refused_publishes: Counter,
     /// Entries whose packet is no answer to their key.
     pub refused_entries: Counter,
+    /// Purges applied.
+    pub purges: Counter,
+    /// Entries of peers that a purge had overtaken.
+    pub overtaken: Counter,
     /// Messages lost to a full lane or a link that was gone.
     pub undelivered: Counter,
     /// Lookups answered "proceed" because the granter had too much to do.
@@ -186,6 +190,8 @@ impl Metrics {
         counter("refused_copies", "Copies from members that do not both keep the key", &self.refused_copies);
         counter("refused_publishes", "Publishes without a lease to who does not keep the key", &self.refused_publishes);
         counter("refused_entries", "Entries whose packet is no answer to their key", &self.refused_entries);
+        counter("purges", "Purges applied, each once", &self.purges);
+        counter("overtaken", "Entries that a purge had overtaken", &self.overtaken);
         counter("undelivered", "Messages lost to a full lane or a link that was gone", &self.undelivered);
         counter("granter_full", "Events that the granter had no room for", &self.granter_full);
         counter("routes_full", "Lookups answered with proceed since too many were on their way", &self.routes_full);

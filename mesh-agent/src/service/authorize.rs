@@ -1,6 +1,6 @@
 //! Who may call what on the peer surface: one table, enforced before any handler runs.
 //!
-//! A replica may do everything that keeps the shared cache going; an operator may look. What a replica may write *where*
+//! A replica may do everything that keeps the shared cache going; an operator may look, purge and inject. What a replica may write *where*
 //! is decided later, by the ring and the leases ([`crate::permissions`]).
 
 use std::future::Future;
@@ -20,6 +20,8 @@ pub enum Access {
     Replicas,
     /// Replicas and operators: the call only looks.
     ReplicasAndOperators,
+    /// Operators alone: the call overrides what the replicas know.
+    Operators,
 }
 
 /// Services that describe the server itself. All their methods only look.
@@ -37,6 +39,7 @@ pub fn access(path: &str) -> Option<Access> {
     }
     match method {
         "GetCacheEntry" | "LocateKey" | "ListMembers" | "HandOff" => Some(Access::ReplicasAndOperators),
+        "PurgeCache" | "InjectEntry" => Some(Access::Operators),
         "Session" | "SetCacheEntry" | "AcquireQueryLock" | "WaitForResult" | "ReleaseQueryLock" | "TransferEntries" => {
             Some(Access::Replicas)
         }
@@ -48,8 +51,9 @@ impl Access {
     /// Whether a holder of `role` may call.
     pub const fn admits(self, role: &Role) -> bool {
         match (self, role) {
-            (_, Role::Replica(_)) | (Self::ReplicasAndOperators, Role::Operator(_)) => true,
-            (Self::Replicas, Role::Operator(_)) | (_, Role::Other(_)) => false,
+            (Self::Replicas | Self::ReplicasAndOperators, Role::Replica(_))
+            | (Self::Operators | Self::ReplicasAndOperators, Role::Operator(_)) => true,
+            (Self::Operators, Role::Replica(_)) | (Self::Replicas, Role::Operator(_)) | (_, Role::Other(_)) => false,
         }
     }
 
@@ -57,6 +61,7 @@ impl Access {
         match self {
             Self::Replicas => "it is for replicas only",
             Self::ReplicasAndOperators => "it is for replicas and operators only",
+            Self::Operators => "it is for operators only",
         }
     }
 }
@@ -171,22 +176,23 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_may_look_and_not_touch() {
+    fn an_operator_may_look_and_override_and_take_no_part() {
         let alice = peer("spiffe://heimdall.local/operator/alice");
         let allowed: Vec<_> = methods()
             .into_iter()
             .filter(|method| check(&format!("/{SERVICE_NAME}/{method}"), Some(&alice)).is_ok())
             .collect();
-        assert_eq!(allowed, ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff"]);
+        assert_eq!(allowed, ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry"]);
     }
 
     #[test]
-    fn a_replica_may_call_every_method_and_others_none() {
+    fn a_replica_may_call_every_method_but_those_of_operators_and_others_none() {
         let replica = peer("spiffe://heimdall.local/replica/a");
         let other = peer("spiffe://heimdall.local/ns/x/sa/y");
         for method in methods() {
             let path = format!("/{SERVICE_NAME}/{method}");
-            assert!(check(&path, Some(&replica)).is_ok(), "{method}");
+            let for_operators = ["PurgeCache", "InjectEntry"].contains(&&*method);
+            assert_eq!(check(&path, Some(&replica)).is_ok(), !for_operators, "{method}");
             assert_eq!(check(&path, Some(&other)).unwrap_err().code(), Code::PermissionDenied, "{method}");
             assert_eq!(check(&path, None).unwrap_err().code(), Code::Unauthenticated, "{method}");
         }

@@ -91,6 +91,20 @@ impl MeshAgent for LocalService {
         Ok(Response::new(self.operations.members()))
     }
 
+    async fn purge_cache(
+        &self,
+        request: Request<pb::PurgeCacheRequest>,
+    ) -> Result<Response<pb::PurgeCacheResponse>, Status> {
+        self.operations.purge(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn inject_entry(
+        &self,
+        request: Request<pb::InjectEntryRequest>,
+    ) -> Result<Response<pb::InjectEntryResponse>, Status> {
+        self.operations.inject(request.into_inner()).await.map(Response::new)
+    }
+
     async fn hand_off(&self, request: Request<pb::HandOffRequest>) -> Result<Response<pb::HandOffResponse>, Status> {
         Ok(Response::new(self.operations.hand_off(request.into_inner()).await))
     }

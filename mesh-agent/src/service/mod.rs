@@ -3,6 +3,7 @@
 pub mod authorize;
 pub mod local;
 mod operations;
+mod overriding;
 pub mod peer;
 pub mod standard;
 

@@ -101,7 +101,8 @@ impl Operations {
         let entry = request.entry.ok_or_else(|| Status::invalid_argument("the entry is missing"))?;
         // Nothing dates a pushed age: it loses what such a call may take at most.
         let anchor = Moment::now().minus(wire::PUSH_ALLOWANCE);
-        let entry = wire::entry_from_proto(entry, anchor).map_err(invalid)?;
+        let mut entry = wire::entry_from_proto(entry, anchor).map_err(invalid)?;
+        entry.since = self.agent.purges.dated(&key, entry.born);
         let token = request.token.map(|token| wire::token_from_proto(Some(token))).transpose().map_err(invalid)?;
         let level =
             match request.level {
@@ -323,7 +324,10 @@ impl Operations {
         };
         let mut request = Request::send(&peer, |id| Message::Lookup { id, lookup })?;
         match last_word(request.replies(), CALL_WITHIN).await.ok()? {
-            Reply::Entry(entry) => Some(self.agent.check(key, &entry).ok()),
+            Reply::Entry(entry) => {
+                let sound = self.agent.check(key, &entry).ok();
+                Some(sound.filter(|entry| self.agent.store.admits(key, entry)))
+            }
             _ => Some(None),
         }
     }
@@ -365,7 +369,7 @@ impl Operations {
         })
     }
 
-    fn count(&self, method: &'static str) {
+    pub(super) fn count(&self, method: &'static str) {
         self.agent.metrics.calls.get_or_create(&CallLabels { method }).inc();
     }
 }
@@ -461,11 +465,11 @@ fn reason_of(reason: &Reason, said: &NodeState) -> String {
     }
 }
 
-fn key(key: Option<&pb::CacheKey>) -> Result<Key, Status> {
+pub(super) fn key(key: Option<&pb::CacheKey>) -> Result<Key, Status> {
     wire::key_from_proto(key).map_err(invalid)
 }
 
-fn invalid(error: impl std::fmt::Display) -> Status {
+pub(super) fn invalid(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
 }
 

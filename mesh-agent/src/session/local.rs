@@ -8,6 +8,7 @@ use std::time::Duration;
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply};
+use heimdall_shared::purge::LinkKind;
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::granter::Event;
 use crate::links::LocalStream;
 use crate::lookup::{self, ReplyTo};
 use crate::publish::{self, Destination};
+use crate::purge;
 
 /// Lookups of one stream that may be on their way through the cluster at the same time: as many as one link takes.
 const ROUTES_MAX: usize = heimdall_shared::link::REQUESTS_IN_FLIGHT;
@@ -46,14 +48,16 @@ where
         link: Arc::clone(&link),
         upstreams_failing: AtomicBool::new(false),
     });
+    // Before anybody else can say anything on it.
+    agent.purges.connect(stream.id, LinkKind::Below, &link);
     agent.links.add_stream(&stream);
     info!(stream = stream.id, from = %hello.name, "dns-server connected");
     let reader = Reader { agent: &agent, stream: &stream, routes: Arc::default(), tasks };
-    reader.take(more);
+    reader.take(more).await;
     loop {
         tokio::select! {
             batch = incoming.next() => match batch {
-                Some(Ok(batch)) => reader.take(super::receive(&agent, &link, batch)),
+                Some(Ok(batch)) => reader.take(super::receive(&agent, &link, batch)).await,
                 Some(Err(_)) | None => break,
             },
             () = link.closed() => break,
@@ -74,9 +78,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn take(&self, messages: Vec<Message>) {
+    async fn take(&self, messages: Vec<Message>) {
         let now = Moment::now();
-        for message in messages {
+        for mut message in messages {
+            if let Some(entry) = message.entry_mut() {
+                entry.since = self.agent.purges.vouched(self.stream.id, entry.since);
+            }
             match message {
                 Message::Lookup { id, lookup } => self.lookup(id, lookup, now),
                 Message::Cancel { id } => self.cancel(id),
@@ -84,6 +91,12 @@ impl Reader<'_> {
                 Message::Fail { token, kind } => publish::fail(self.agent, token, kind),
                 Message::Release { token } => publish::release(self.agent, token),
                 Message::Tick { working, struggling } => publish::tick(self.agent, &working, &struggling),
+                Message::Purges(purges) => {
+                    // After a restart of this agent its dns-server may know more than it.
+                    let fresh = self.agent.purges.hear(self.stream.id, &purges, now);
+                    purge::apply(self.agent, &fresh).await;
+                }
+                Message::PurgesDone { position } => self.agent.purges.hear_done(self.stream.id, position),
                 Message::UpstreamState { failing } => self.stream.upstreams_failing.store(failing, Ordering::Relaxed),
                 other => {
                     self.agent.metrics.unexpected_messages.inc();
@@ -163,6 +176,7 @@ impl Reader<'_> {
     async fn end(&self) {
         self.stream.link.close();
         self.agent.links.remove_stream(self.stream.id);
+        self.agent.purges.disconnect(self.stream.id);
         for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).drain() {
             route.1.cancel();
         }

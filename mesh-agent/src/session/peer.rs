@@ -9,6 +9,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{Link, Message, NodeState, Publish, Reply, Requests, Side};
+use heimdall_shared::purge::LinkKind;
 use heimdall_shared::token::Token;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
@@ -25,6 +26,7 @@ use crate::lookup::{self, ReplyTo};
 use crate::membership;
 use crate::permissions::may_copy;
 use crate::publish;
+use crate::purge;
 use crate::transfer::Taken;
 
 /// When this side ends a link, what is queued for the peer may take this long to leave.
@@ -63,8 +65,11 @@ where
             return Err(refusal);
         }
     };
+    // Before anybody else can say anything on it.
+    agent.purges.connect(peer.id, LinkKind::Beside, &link);
     let replaced = match agent.links.register(&agent.name, &peer) {
         Registered::Superseded => {
+            agent.purges.disconnect(peer.id);
             debug!(peer = %peer.member, address = %peer.address, "there is a link to this member already");
             link.close();
             return Ok(());
@@ -159,7 +164,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn take(&self, messages: Vec<Message>) {
         let now = Moment::now();
-        for message in messages {
+        for mut message in messages {
+            if let Some(entry) = message.entry_mut() {
+                entry.since = self.agent.purges.vouched(self.peer.id, entry.since);
+            }
             // A batch may hold thousands of messages: others get their turn between them.
             consume_budget().await;
             match message {
@@ -209,6 +217,11 @@ impl Reader<'_> {
                 Message::TakenOver { entries, kept, complete } => {
                     self.agent.hand_over.taken(&self.peer.member, Taken { entries, kept, complete });
                 }
+                Message::Purges(purges) => {
+                    let fresh = self.agent.purges.hear(self.peer.id, &purges, now);
+                    purge::apply(self.agent, &fresh).await;
+                }
+                Message::PurgesDone { position } => self.agent.purges.hear_done(self.peer.id, position),
                 // A granter alone says who waits for its leases.
                 Message::Watch { .. }
                 | Message::Hello(_)
@@ -303,6 +316,7 @@ impl Reader<'_> {
         self.agent.hand_over.gone(&self.peer.member);
         self.peer.requests.break_off();
         self.agent.links.unregister(self.peer);
+        self.agent.purges.disconnect(self.peer.id);
         // Membership knows which of an incarnation's links was the last, and tells the granter.
         let down = membership::Event::LinkDown { member: Arc::clone(&self.peer.member), link: self.peer.id };
         self.agent.tell_cluster(down).await;

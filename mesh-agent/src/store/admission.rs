@@ -32,6 +32,8 @@ pub enum Decision {
     Rejuvenated,
     /// It waits behind the entry that this replica fetched, and takes over when that one is over.
     Behind,
+    /// A purge overtook it: it is stored nowhere.
+    Overtaken,
     /// It has no whole second left: it goes to those who wait for it, and is stored nowhere.
     DeadOnArrival,
 }

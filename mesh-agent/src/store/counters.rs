@@ -27,6 +27,10 @@ pub struct Stats {
     pub rejuvenated: u64,
     /// Entries that arrived without a whole second left.
     pub dead_on_arrival: u64,
+    /// Entries that a purge had overtaken before they came.
+    pub overtaken: u64,
+    /// Keys that were removed because they are purged.
+    pub purged: u64,
     /// Entries thrown out to make room.
     pub evicted: u64,
     /// Entries whose life ended here.
@@ -43,6 +47,8 @@ pub(super) struct Counters {
     older: AtomicU64,
     rejuvenated: AtomicU64,
     dead_on_arrival: AtomicU64,
+    overtaken: AtomicU64,
+    purged: AtomicU64,
     evicted: AtomicU64,
     expired: AtomicU64,
 }
@@ -60,7 +66,12 @@ impl Counters {
             Decision::Older => &self.older,
             Decision::Rejuvenated => &self.rejuvenated,
             Decision::DeadOnArrival => &self.dead_on_arrival,
+            Decision::Overtaken => &self.overtaken,
         });
+    }
+
+    pub(super) fn purged(&self) {
+        count(&self.purged);
     }
 
     pub(super) fn evicted(&self) {
@@ -84,6 +95,8 @@ impl Counters {
             older: read(&self.older),
             rejuvenated: read(&self.rejuvenated),
             dead_on_arrival: read(&self.dead_on_arrival),
+            overtaken: read(&self.overtaken),
+            purged: read(&self.purged),
             evicted: read(&self.evicted),
             expired: read(&self.expired),
         }

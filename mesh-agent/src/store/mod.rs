@@ -14,6 +14,7 @@ use foldhash::quality::RandomState;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
+use heimdall_shared::purge::{Ledger, Position};
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::ops::compute::Op;
@@ -23,6 +24,7 @@ use moka::sync::Cache;
 use self::admission::{Decision, How, admit};
 use self::counters::Counters;
 use crate::membership::View;
+use crate::purge;
 
 pub use self::counters::Stats;
 
@@ -92,6 +94,18 @@ impl Held {
         self.all().filter(died_then).max_by_key(|sourced| sourced.entry.born)
     }
 
+    /// What of it is newer than the purges up to a position.
+    pub fn newer_than(&self, purged: Position) -> Newer {
+        let is_newer = |sourced: &Sourced| sourced.entry.since >= purged;
+        match (is_newer(&self.front), &self.behind) {
+            (true, None) => Newer::All,
+            (true, Some(behind)) if is_newer(behind) => Newer::All,
+            (true, Some(_)) => Newer::Some(Self { front: self.front.clone(), behind: None }),
+            (false, Some(behind)) if is_newer(behind) => Newer::Some(Self { front: behind.clone(), behind: None }),
+            (false, _) => Newer::None,
+        }
+    }
+
     fn all(&self) -> impl Iterator<Item = &Sourced> {
         [Some(&self.front), self.behind.as_ref()].into_iter().flatten()
     }
@@ -105,6 +119,17 @@ impl Held {
     fn packet_bytes(&self) -> usize {
         self.front.entry.packet.len() + self.behind.as_ref().map_or(0, |behind| behind.entry.packet.len())
     }
+}
+
+/// What is left of what is kept for a key when purges are taken out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// All of it.
+    All,
+    /// This.
+    Some(Held),
+    /// Nothing.
+    None,
 }
 
 /// How somebody else's publish arrived.
@@ -122,6 +147,7 @@ pub struct Store {
     cache: Cache<Key, Slot, RandomState>,
     /// How long entries are kept after their end, for when nobody has a live one.
     stale_limit: Duration,
+    purges: Arc<Ledger>,
     counters: Arc<Counters>,
 }
 
@@ -136,11 +162,12 @@ struct Slot {
 impl Store {
     /// A store of at most `bytes` bytes, overhead included, that keeps no entry beyond its end.
     pub fn new(bytes: u64) -> Self {
-        Self::keeping_stale(bytes, Duration::ZERO)
+        Self::keeping_stale(bytes, Duration::ZERO, Arc::new(purge::ledger(Duration::ZERO)))
     }
 
-    /// A store of at most `bytes` bytes, overhead included, that keeps entries for `stale_limit` after their end.
-    pub fn keeping_stale(bytes: u64, stale_limit: Duration) -> Self {
+    /// A store of at most `bytes` bytes, overhead included, that keeps entries for `stale_limit` after their end, and gives
+    /// none that `purges` cover.
+    pub fn keeping_stale(bytes: u64, stale_limit: Duration, purges: Arc<Ledger>) -> Self {
         let counters = Arc::new(Counters::default());
         let evictions = Arc::clone(&counters);
         let cache = Cache::builder()
@@ -152,7 +179,7 @@ impl Store {
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(move |_key, _slot, cause| evictions.removed(cause))
             .build_with_hasher(RandomState::default());
-        Self { cache, stale_limit, counters }
+        Self { cache, stale_limit, purges, counters }
     }
 
     /// A live entry.
@@ -162,22 +189,41 @@ impl Store {
 
     /// A live entry and where it came from.
     pub fn find(&self, key: &Key, now: Moment) -> Option<Sourced> {
-        let found = self.cache.get(key).and_then(|slot| slot.held.live(now).cloned());
+        let found = self.sound(key, |held| held.live(now).cloned());
         self.counters.looked_up(found.is_some());
         found
     }
 
     /// A live entry that was born after `held`: later than two dates of one birth can differ.
     pub fn younger(&self, key: &Key, held: Moment, now: Moment) -> Option<Entry> {
-        let slot = self.cache.get(key)?;
-        let youngest = slot.held.youngest(now)?;
-        (youngest.entry.born > held + SAME_BIRTH).then(|| youngest.entry.clone())
+        let youngest = self.sound(key, |found| found.youngest(now).cloned())?;
+        (youngest.entry.born > held + SAME_BIRTH).then_some(youngest.entry)
     }
 
     /// An entry that died at most `within` ago, or one that lives. Never to be kept or passed on as live.
     pub fn stale(&self, key: &Key, within: Duration, now: Moment) -> Option<Entry> {
         let within = within.min(self.stale_limit);
-        self.cache.get(key).and_then(|slot| slot.held.stale(within, now).map(|sourced| sourced.entry.clone()))
+        self.sound(key, |held| held.stale(within, now).cloned()).map(|sourced| sourced.entry)
+    }
+
+    /// Whether no purge covers an entry whose fetch began when it says.
+    pub fn admits(&self, key: &Key, entry: &Entry) -> bool {
+        self.purges.admits(key, entry.since)
+    }
+
+    /// What `choose` chooses of what is kept for a key and not purged. It is newer than all purges up to now.
+    fn sound(&self, key: &Key, choose: impl Fn(&Held) -> Option<Sourced>) -> Option<Sourced> {
+        // Read before the entry: whatever is applied after this is not vouched for.
+        let position = self.purges.position();
+        let slot = self.cache.get(key)?;
+        let purged = self.purges.covers(key);
+        let mut chosen = match slot.held.newer_than(purged) {
+            Newer::All => choose(&slot.held),
+            Newer::Some(held) => choose(&held),
+            Newer::None => None,
+        }?;
+        chosen.entry.since = position;
+        Some(chosen)
     }
 
     /// Keeps what this replica's own dns-server fetched, if this replica is in the key's set: the others ask its owner,
@@ -206,13 +252,41 @@ impl Store {
 
     /// A live entry, for what is no request of anybody and is not counted as one.
     pub fn look(&self, key: &Key, now: Moment) -> Option<Entry> {
-        self.cache.get(key).and_then(|slot| slot.held.live(now).map(|sourced| sourced.entry.clone()))
+        self.sound(key, |held| held.live(now).cloned()).map(|sourced| sourced.entry)
+    }
+
+    /// Keeps an operator's entry in place of whatever there is.
+    pub fn inject(&self, key: &Key, entry: &Entry, now: Moment) {
+        if entry.is_live(now) {
+            self.cache.insert(key.detached(), Slot::new(detached(entry, &Origin::Local, now), None, now));
+        }
+    }
+
+    /// Removes what is purged. Nobody finds it any more; this gives its memory back.
+    pub fn sweep(&self) {
+        for (key, slot) in &self.cache {
+            let purged = self.purges.covers(&key);
+            if matches!(slot.held.newer_than(purged), Newer::All) {
+                continue;
+            }
+            // It may have been replaced since it was looked at.
+            self.cache.entry((*key).clone()).and_compute_with(|slot| {
+                match slot.as_ref().map(|slot| slot.value().held.newer_than(purged)) {
+                    Some(Newer::None) => {
+                        self.counters.purged();
+                        Op::Remove
+                    }
+                    _ => Op::Nop,
+                }
+            });
+        }
     }
 
     /// Walks over all entries and gives the keys of those wanted, with the births of what is served for them.
     pub fn list(&self, wanted: impl Fn(&Key, &Entry) -> bool) -> Vec<(Key, Moment)> {
         let chosen = self.cache.iter().filter_map(|(key, slot)| {
             let entry = &slot.held.front.entry;
+            // What is purged meanwhile is not found when it is read.
             wanted(&key, entry).then(|| (Key::clone(&key), entry.born))
         });
         chosen.collect()
@@ -241,11 +315,17 @@ impl Store {
     /// Decides and stores. Key and packet are copied before they are kept: cut out of a received message they would keep
     /// all of it in memory.
     pub fn offer(&self, key: &Key, entry: &Entry, origin: &Origin, how: How, now: Moment) -> Decision {
-        let mut decision = Decision::DeadOnArrival;
-        // Dead on arrival is the one outcome that needs no look at what is there.
-        if entry.is_live(now) {
+        // The two outcomes that need no look at what is there. A purge that comes after this look covers it in the store.
+        let mut decision = if entry.is_live(now) { Decision::Overtaken } else { Decision::DeadOnArrival };
+        if entry.is_live(now) && self.admits(key, entry) {
             self.cache.entry(key.detached()).and_compute_with(|slot| {
-                let existing = slot.as_ref().map(|slot| &*slot.value().held);
+                let purged = self.purges.covers(key);
+                let sound = slot.as_ref().map(|slot| slot.value().held.newer_than(purged));
+                let existing = match &sound {
+                    None | Some(Newer::None) => None,
+                    Some(Newer::All) => slot.as_ref().map(|slot| &*slot.value().held),
+                    Some(Newer::Some(held)) => Some(held),
+                };
                 decision = admit(existing, entry, origin, how, now);
                 match decision {
                     Decision::Store => Op::Put(Slot::new(detached(entry, origin, now), None, now)),
@@ -253,9 +333,11 @@ impl Store {
                         let front = existing.expect("an entry must have another to wait behind").front.clone();
                         Op::Put(Slot::new(front, Some(detached(entry, origin, now)), now))
                     }
-                    Decision::DeadOnArrival | Decision::KeepExisting | Decision::Older | Decision::Rejuvenated => {
-                        Op::Nop
-                    }
+                    Decision::DeadOnArrival
+                    | Decision::Overtaken
+                    | Decision::KeepExisting
+                    | Decision::Older
+                    | Decision::Rejuvenated => Op::Nop,
                 }
             });
         }

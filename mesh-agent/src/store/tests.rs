@@ -17,7 +17,12 @@ fn key(name: &str) -> Key {
 }
 
 fn entry(text: &'static str, born: u64, lifetime: u64) -> Entry {
-    Entry { packet: Bytes::from_static(text.as_bytes()), born: at(born), lifetime: Duration::from_secs(lifetime) }
+    Entry {
+        packet: Bytes::from_static(text.as_bytes()),
+        born: at(born),
+        lifetime: Duration::from_secs(lifetime),
+        since: 0,
+    }
 }
 
 fn view(me: &str, all: &[&str], replication_factor: usize) -> Arc<View> {
@@ -179,7 +184,7 @@ fn a_slot_stays_until_the_last_of_its_entries_is_over() {
 
 #[test]
 fn what_died_is_there_for_those_who_take_it_so_and_never_as_live() {
-    let store = Store::keeping_stale(1 << 20, Duration::from_secs(100));
+    let store = Store::keeping_stale(1 << 20, Duration::from_secs(100), Arc::new(purge::ledger(Duration::ZERO)));
     store.offer(&key("example"), &entry("first", 10, 30), &peer(), How::Copy, at(11));
     let stale = |within, now| store.stale(&key("example"), Duration::from_secs(within), at(now));
     assert_eq!(text(&store, at(41)), None);
@@ -311,4 +316,61 @@ proptest! {
             prop_assert!(!incoming.is_live(now) || after.is_some(), "what lives is served by something");
         }
     }
+}
+
+/// A store, and the ledger by which its entries are purged.
+fn purged_store() -> (Store, Arc<Ledger>) {
+    let ledger = Arc::new(purge::ledger(Duration::from_secs(100)));
+    (Store::keeping_stale(1 << 20, Duration::from_secs(100), Arc::clone(&ledger)), ledger)
+}
+
+fn purge_name(ledger: &Ledger, name: &str) -> Position {
+    let scope = heimdall_shared::purge::Scope::Name { name: Bytes::copy_from_slice(key(name).name()), qtype: None };
+    ledger.issue((&"a".into(), 1), scope, None, at(12)).position
+}
+
+#[test]
+fn what_is_purged_is_found_no_more_and_what_was_fetched_before_does_not_come_back() {
+    let (store, ledger) = purged_store();
+    let offer = |text, born, since| {
+        let incoming = Entry { since, ..entry(text, born, 60) };
+        store.offer(&key("example"), &incoming, &peer(), How::Copy, at(20))
+    };
+    assert_eq!(offer("first", 10, 0), Decision::Store);
+    purge_name(&ledger, "other");
+    assert_eq!(store.get(&key("example"), at(20)).unwrap().since, 1, "newer than all purges so far");
+    let position = purge_name(&ledger, "example");
+    assert_eq!(text(&store, at(20)), None);
+    assert_eq!(store.stale(&key("example"), Duration::from_secs(50), at(75)), None);
+    assert_eq!(store.look(&key("example"), at(20)), None);
+    assert_eq!(offer("late", 15, position - 1), Decision::Overtaken);
+    // One whose fetch began after the purge is taken, though it is dated before the one that is gone.
+    assert_eq!(offer("second", 9, position), Decision::Store);
+    assert_eq!(text(&store, at(20)).as_deref(), Some("second"));
+}
+
+#[test]
+fn a_purge_takes_what_waits_behind_too_and_leaves_what_came_after_it() {
+    let (store, ledger) = purged_store();
+    let offer = |born, since, origin: &Origin, how| {
+        store.offer(&key("example"), &Entry { since, ..entry("x", born, 60) }, origin, how, at(20))
+    };
+    offer(10, 0, &Origin::Local, How::Local);
+    assert_eq!(offer(12, 0, &peer(), How::Copy), Decision::Behind);
+    let position = purge_name(&ledger, "example");
+    assert_eq!(offer(11, position, &peer(), How::Copy), Decision::Store, "nothing is before it any more");
+    store.sweep();
+    assert_eq!(store.get(&key("example"), at(20)).unwrap().born, at(11));
+    purge_name(&ledger, "example");
+    store.sweep();
+    assert_eq!((store.stats().purged, store.cache.iter().count()), (1, 0), "its memory is given back");
+}
+
+#[test]
+fn an_injected_entry_takes_any_other_s_place() {
+    let (store, ledger) = purged_store();
+    store.offer(&key("example"), &entry("first", 10, 60), &Origin::Local, How::Local, at(11));
+    let position = purge_name(&ledger, "example");
+    store.inject(&key("example"), &Entry { since: position, ..entry("mine", 12, 60) }, at(12));
+    assert_eq!(text(&store, at(20)).as_deref(), Some("mine"));
 }

@@ -9,6 +9,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::BATCH_BYTES_MAX;
+use heimdall_shared::purge::Position;
 use heimdall_shared::wire;
 use tokio::sync::mpsc;
 use tokio::task::coop::consume_budget;
@@ -107,10 +108,11 @@ impl Puller {
                 bytes += transferred.key.len() + transferred.entry.as_ref().map_or(0, |entry| entry.packet.len());
                 taken.entries += 1;
                 self.agent.metrics.transfer.fetched.inc();
-                let Some((key, entry)) = self.read(transferred, slots, asked) else {
+                let Some((key, mut entry)) = self.read(transferred, slots, asked) else {
                     self.agent.metrics.refused_entries.inc();
                     continue;
                 };
+                entry.since = self.vouched(source, chunk.incarnation, entry.since);
                 *oldest = Some(entry.born);
                 taken.kept += u64::from(self.keep(&key, &entry, source));
             }
@@ -122,6 +124,12 @@ impl Puller {
             let next = self.pace.lock().unwrap_or_else(PoisonError::into_inner).took(bytes, now);
             sleep(next.since(now)).await;
         }
+    }
+
+    /// What the giver vouches for counts by the link to it: it has told that of its purges.
+    fn vouched(&self, source: &str, incarnation: u64, theirs: Position) -> Position {
+        let peer = self.agent.links.peer(source).filter(|peer| peer.incarnation == incarnation);
+        peer.map_or(0, |peer| self.agent.purges.vouched(peer.id, theirs))
     }
 
     async fn open(

@@ -111,7 +111,7 @@ fn chunk(agent: &Agent, keys: &mut VecDeque<Key>, request: &pb::TransferEntriesR
     let entries_max = (request.entries_max as usize).clamp(1, CHUNK_ENTRIES_MAX);
     let bytes_max = (request.bytes_max as usize).clamp(1, CHUNK_BYTES_MAX);
     let now = Moment::now();
-    let mut chunk = pb::TransferEntriesResponse::default();
+    let mut chunk = pb::TransferEntriesResponse { incarnation: agent.incarnation, ..Default::default() };
     let mut bytes = 0;
     while chunk.entries.len() < entries_max && bytes < bytes_max {
         let Some(key) = keys.pop_front() else { break };

@@ -121,6 +121,19 @@ pub fn normalise(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Answer,
     Ok(Answer { packet: Bytes::from(octets), lifetime })
 }
 
+/// The same answer with this TTL on every record.
+pub fn with_ttl(packet: &[u8], seconds: u32) -> Bytes {
+    let mut octets = packet.to_vec();
+    if let Ok(message) = Message::parse(packet) {
+        for record in message.records().flatten() {
+            if let Some(ttl) = octets.get_mut(record.ttl_at..record.ttl_at + 4) {
+                ttl.copy_from_slice(&seconds.to_be_bytes());
+            }
+        }
+    }
+    Bytes::from(octets)
+}
+
 /// Checks a packet that claims to be in normal form, and gives the longest lifetime that it may have.
 pub fn check(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Duration, Refused> {
     if packet.len() > MAX_MESSAGE {

@@ -94,6 +94,7 @@ mod tests {
                 packet: bytes::Bytes::new(),
                 born: at(now),
                 lifetime: Duration::from_millis(lifetime),
+                since: 0,
             };
             for (ack_travel, hold, travel, next_offset) in hops {
                 // The receiver sends a batch; the sender sees it after `ack_travel`, holds the entry, then sends it.

@@ -8,6 +8,7 @@ use super::Lane;
 use crate::clock::Moment;
 use crate::entry::Entry;
 use crate::key::Key;
+use crate::purge::{Position, Purges};
 use crate::token::Token;
 use crate::trace::TraceContext;
 
@@ -119,6 +120,13 @@ pub enum Message {
     },
     /// How the sender is now.
     NodeState(NodeState),
+    /// What the sender has purged.
+    Purges(Purges),
+    /// The sender's caches, and those of its dns-server, are emptied of what it had purged at that position of its.
+    PurgesDone {
+        /// The sender's position.
+        position: Position,
+    },
     /// Whether none of the sending dns-server's upstreams answers.
     UpstreamState {
         /// None answered the last queries.
@@ -397,6 +405,17 @@ pub enum FailureKind {
 }
 
 impl Message {
+    /// The entry in the message.
+    pub const fn entry_mut(&mut self) -> Option<&mut Entry> {
+        match self {
+            Self::Reply { reply: Reply::Entry(entry) | Reply::Stale(entry), .. } | Self::Copy { entry, .. } => {
+                Some(entry)
+            }
+            Self::Publish { publish, .. } => Some(&mut publish.entry),
+            _ => None,
+        }
+    }
+
     /// The lane in which the message waits. What ends somebody's wait goes first, copies go last.
     pub(super) const fn lane(&self) -> Lane {
         match self {
@@ -421,6 +440,7 @@ impl Message {
                 Self::Publish { publish, .. } => publish.key.as_bytes().len() + publish.entry.packet.len(),
                 Self::Copy { key, entry, .. } => key.as_bytes().len() + entry.packet.len(),
                 Self::Tick { working, struggling } => FIXED * (working.len() + struggling.len()),
+                Self::Purges(purges) => purges.weight(),
                 _ => 0,
             }
     }

@@ -9,6 +9,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::*;
 use crate::entry::Entry;
 use crate::key::{Flags, Key};
+use crate::purge::{Applied, Injected, Purge, PurgeId, Purges, Scope};
 use crate::token::Token;
 
 fn key(name: &[u8]) -> Key {
@@ -16,7 +17,11 @@ fn key(name: &[u8]) -> Key {
 }
 
 fn entry(size: usize) -> Entry {
-    Entry { packet: Bytes::from(vec![0; size]), born: Moment::now(), lifetime: Duration::from_secs(60) }
+    Entry { packet: Bytes::from(vec![0; size]), born: Moment::now(), lifetime: Duration::from_secs(60), since: 0 }
+}
+
+fn purge_id(sequence: u64) -> PurgeId {
+    PurgeId { origin: "a".into(), incarnation: 7, sequence }
 }
 
 fn token(counter: u64) -> Token {
@@ -174,10 +179,17 @@ fn frames_that_cannot_be_read_are_counted_and_the_rest_is_taken() {
 
 #[test]
 fn every_kind_of_message_survives_the_wire() {
-    let entry = Entry { packet: Bytes::from_static(b"x"), born: Moment::now(), lifetime: Duration::from_secs(9) };
+    let entry =
+        Entry { packet: Bytes::from_static(b"x"), born: Moment::now(), lifetime: Duration::from_secs(9), since: 3 };
     let now = entry.born;
     let trace = crate::trace::TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
-    let key = key(b"\x01a\x00");
+    let applied = |scope: Scope| {
+        let injected = matches!(scope, Scope::Key(_))
+            .then(|| Injected { packet: Bytes::from_static(b"x"), lifetime: Duration::from_secs(5) });
+        let folds = if scope == Scope::Everything { vec![purge_id(3)] } else { Vec::new() };
+        Applied { position: 7, purge: Arc::new(Purge { id: purge_id(4), scope, issued: now, folds, injected }) }
+    };
+    let asked = key(b"\x01a\x00");
     let reply = |reply| Message::Reply { id: 5, reply };
     let messages = [
         Message::Hello(Hello {
@@ -190,7 +202,7 @@ fn every_kind_of_message_survives_the_wire() {
         }),
         Message::Ping { nonce: 1 },
         Message::Pong { nonce: 2 },
-        Message::Wait { id: 3, wait: Wait { key: key.clone(), token: token(1), stream: 4, trace: Some(trace) } },
+        Message::Wait { id: 3, wait: Wait { key: asked.clone(), token: token(1), stream: 4, trace: Some(trace) } },
         reply(Reply::Working),
         reply(Reply::Entry(entry.clone())),
         reply(Reply::Failure { remaining: Duration::from_millis(1_500) }),
@@ -204,7 +216,7 @@ fn every_kind_of_message_survives_the_wire() {
         Message::Publish {
             id: 0,
             publish: Publish {
-                key: key.clone(),
+                key: asked.clone(),
                 entry: entry.clone(),
                 token: Some(token(3)),
                 level: Some(WriteLevel::Quorum),
@@ -215,7 +227,7 @@ fn every_kind_of_message_survives_the_wire() {
         Message::Release { token: token(4) },
         Message::Tick { working: vec![token(1)], struggling: vec![token(2)] },
         Message::Watch { token: token(1) },
-        Message::Copy { key, entry, write: NonZeroU64::new(9) },
+        Message::Copy { key: asked, entry, write: NonZeroU64::new(9) },
         Message::CopyReceipt { write: NonZeroU64::MIN, held: true },
         Message::StreamGone { stream: 6 },
         Message::Leaving,
@@ -223,6 +235,17 @@ fn every_kind_of_message_survives_the_wire() {
         Message::TakenOver { entries: 3, kept: 2, complete: true },
         Message::NodeState(NodeState::of(Condition::Starting)),
         Message::UpstreamState { failing: true },
+        Message::Purges(Purges::Next(applied(Scope::Suffix {
+            suffix: Bytes::from_static(b"\x01a\x00"),
+            qtype: Some(28),
+        }))),
+        Message::Purges(Purges::Log(vec![
+            applied(Scope::Name { name: Bytes::from_static(b"\x01a\x00"), qtype: None }),
+            applied(Scope::Key(key(b"\x01a\x00"))),
+            applied(Scope::Everything),
+        ])),
+        Message::Purges(Purges::Whole { position: 9, marks: vec![purge_id(1), purge_id(2)] }),
+        Message::PurgesDone { position: 8 },
     ];
     for message in messages {
         assert_eq!(wire::from_frame(wire::to_frame(&message, now), now), Ok(message));

@@ -12,7 +12,7 @@ type Script = Life<u8>;
 const NOW: Moment = Moment::from_nanos(1_000_000_000_000);
 
 fn entry(lifetime: u64) -> Entry {
-    Entry { packet: Bytes::from_static(b"x"), born: NOW, lifetime: Duration::from_secs(lifetime) }
+    Entry { packet: Bytes::from_static(b"x"), born: NOW, lifetime: Duration::from_secs(lifetime), since: 0 }
 }
 
 fn brought(lifetime: u64) -> upstream::Outcome {

@@ -75,6 +75,6 @@ fn publish(owned: &Owned) -> Result<Publish> {
     let packet = query.response().with_answer(record).encode_compressed();
     let answer = answer::normalise(&key, &packet, &TtlLimits::default());
     let answer = answer.map_err(|refused| anyhow!("the answer to {key} was refused: {refused}"))?;
-    let entry = Entry { packet: answer.packet, born: Moment::now(), lifetime: answer.lifetime };
+    let entry = Entry { packet: answer.packet, born: Moment::now(), lifetime: answer.lifetime, since: 0 };
     Ok(Publish { key, entry, token: None, level: None })
 }

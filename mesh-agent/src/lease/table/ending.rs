@@ -3,6 +3,7 @@
 use heimdall_shared::clock::Moment;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::Reply;
+use heimdall_shared::purge::Scope;
 
 use super::{Due, Table};
 use crate::lease::episode::{Confirmation, Lease, Waiter};
@@ -33,6 +34,23 @@ impl Table {
         let keys: Vec<Key> = ended.into_iter().map(|counter| self.end(counter).key).collect();
         self.stats.orphaned += keys.len() as u64;
         for key in keys {
+            self.pass_on(&key, now, out);
+        }
+    }
+
+    /// Something was purged. What is fetched under leases that were granted before is not for those who ask from now on: they
+    /// end, and who waits fetches it anew.
+    pub fn purge(&mut self, scope: &Scope, now: Moment, out: &mut Vec<Action>) {
+        self.expire(now, out);
+        self.failures.purge(scope);
+        self.results.retain(|_, (key, _)| !scope.covers(key));
+        let mut keys: Vec<Key> = self.episodes.keys().filter(|key| scope.covers(key)).cloned().collect();
+        keys.sort_unstable();
+        for key in keys {
+            for counter in self.episodes[&key].leases.clone() {
+                self.stats.purged += 1;
+                self.end(counter);
+            }
             self.pass_on(&key, now, out);
         }
     }
