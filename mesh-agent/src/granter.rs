@@ -16,7 +16,7 @@ use heimdall_shared::telemetry::Span;
 use heimdall_shared::token::Token;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Level, debug, enabled};
+use tracing::{Level, debug, enabled, warn};
 
 use crate::ask_first::Grant;
 use crate::lease::{Action, Asker, Claim, Holder, Join, LinkId, Table};
@@ -35,6 +35,9 @@ const EVENTS: usize = 8_192;
 
 /// Events taken at once: what a few batches bring, so that ticks and deadlines never wait long.
 const AT_ONCE: usize = 256;
+
+/// Whoever was heard so lately was not stopped while its lease ran out: idle links ping four times as often.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Log target of grants: `--log info,leases=debug` shows them.
 const LEASES: &str = "leases";
@@ -229,11 +232,22 @@ impl Granter {
                 self.take(event, now, &mut actions);
             }
             self.table.expire(now, &mut actions);
+            self.judge_hoarders(now);
             for outcome in self.writes.expire(now) {
                 self.told(&outcome);
             }
             self.send(&mut actions, now);
             self.metrics.leases(self.table.stats(), self.table.sizes());
+        }
+    }
+
+    /// Leases ran out. Of who was heard meanwhile, and not of who was stopped or cut off, this is its own doing.
+    fn judge_hoarders(&mut self, now: Moment) {
+        for Holder { member, .. } in self.table.take_overdue() {
+            let is_here = self.links.peer(&member).is_some_and(|peer| now.since(peer.link.heard()) < HEARD_WITHIN);
+            if is_here && let Some(pause) = self.table.hoarded(&member, now) {
+                warn!(%member, for_secs = pause.as_secs(), "member lets its leases run out and gets no more for a while");
+            }
         }
     }
 

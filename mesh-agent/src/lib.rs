@@ -7,7 +7,7 @@
 //!                  publish ─► granter ─► store, waiters, replicate
 //! ```
 //!
-//! `ring`, `lease`, `levels`, `membership`, `replicate`, `permissions` and `store::admission` are pure. One task owns the lease table
+//! `ring`, `lease`, `levels`, `membership`, `replicate`, `permissions`, `store::admission` and the parts of `trust` are pure. One task owns the lease table
 //! ([`granter`]), one owns membership ([`cluster`]); everybody else reads snapshots.
 
 pub mod agent;
@@ -40,3 +40,4 @@ pub mod service;
 pub mod session;
 pub mod store;
 pub mod transfer;
+pub mod trust;

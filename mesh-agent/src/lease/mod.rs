@@ -221,6 +221,8 @@ pub struct Stats {
     pub not_kept: u64,
     /// Leases under which something was fetched that was purged meanwhile.
     pub purged: u64,
+    /// Times that a member's grants were stopped since it let leases run out.
+    pub hoarders: u64,
 }
 
 /// What the table holds now.

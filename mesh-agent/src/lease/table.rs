@@ -5,6 +5,7 @@ mod granting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
@@ -17,6 +18,10 @@ use super::episode::{Confirmation, Episode, Lease};
 use super::failures::Failures;
 use super::waits::Waits;
 use super::{Action, Asker, Claim, Holder, Join, LeaseInfo, Limits, LinkId, Published, Sizes, Stats};
+use crate::trust::hoard::Hoards;
+
+/// Holders of overdue leases that wait to be asked for: what ends at one moment, seldom more than a few.
+const OVERDUE_MAX: usize = 256;
 
 /// All leases that this agent granted, who waits for them, and the failures that it remembers.
 ///
@@ -35,6 +40,9 @@ pub struct Table {
     held_by: HashMap<Arc<str>, usize>,
     due: Deadlines<(u64, Due)>,
     failures: Failures,
+    hoards: Hoards,
+    /// Holders of leases that reached their end without a word, until somebody asks for them.
+    overdue: Vec<Holder>,
     /// Results of ended leases, by the lease's counter.
     results: HashMap<u64, (Key, Reply)>,
     stats: Stats,
@@ -62,6 +70,8 @@ impl Table {
             held_by: HashMap::new(),
             due: Deadlines::default(),
             failures: Failures::new(limits.failures_total),
+            hoards: Hoards::default(),
+            overdue: Vec::new(),
             results: HashMap::new(),
             stats: Stats::default(),
         }
@@ -181,6 +191,7 @@ impl Table {
         let woken = self.wake(key, &reply, out);
         if token_live {
             self.stats.published += 1;
+            self.hoards.ended(&from.member, now);
             // With the result there, a second lease has nothing more to find: what it publishes is an ordinary write.
             let leases = self.episodes.get(key).map(|episode| episode.leases.clone()).unwrap_or_default();
             for counter in leases {
@@ -208,6 +219,7 @@ impl Table {
             return claim;
         }
         let key = self.leases[&counter].key.clone();
+        self.hoards.ended(&from.member, now);
         match kind {
             FailureKind::Shared => {
                 self.stats.failed_shared += 1;
@@ -235,6 +247,7 @@ impl Table {
         let (claim, counter) = self.claim(token, from);
         if let (Claim::Live, Some(counter)) = (claim, counter) {
             self.stats.released += 1;
+            self.hoards.ended(&from.member, now);
             let lease = self.end(counter);
             self.pass_on(&lease.key, now, out);
         }
@@ -295,11 +308,27 @@ impl Table {
                 Due::End => {
                     self.stats.timeouts += 1;
                     let lease = self.end(counter);
+                    if self.overdue.len() < OVERDUE_MAX {
+                        self.overdue.push(lease.holder);
+                    }
                     self.pass_on(&lease.key, now, out);
                 }
                 Due::Confirmation => self.confirmation_missed(counter, now, out),
             }
         }
+    }
+
+    /// Who let leases run out since the last call. Whether they were there is not for the table to know.
+    pub fn take_overdue(&mut self) -> Vec<Holder> {
+        std::mem::take(&mut self.overdue)
+    }
+
+    /// A member was there all the time in which a lease of it ran out. Says for how long it gets no more leases, if it is to
+    /// get none from now on.
+    pub fn hoarded(&mut self, member: &Arc<str>, now: Moment) -> Option<Duration> {
+        let stopped = self.hoards.overdue(member, now);
+        self.stats.hoarders += u64::from(stopped.is_some());
+        stopped
     }
 
     /// When [`Self::expire`] has something to do.

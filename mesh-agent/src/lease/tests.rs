@@ -684,6 +684,33 @@ fn a_waiter_whose_replica_holds_too_many_leases_does_not_take_another_over() {
 }
 
 #[test]
+fn who_lets_leases_run_out_gets_none_until_its_time_is_over_and_nobody_waits_for_him() {
+    let mut script = Script::new();
+    let (mallory, alice) = (asker("mallory", 1), asker("alice", 1));
+    let mut stopped = None;
+    while stopped.is_none() {
+        script.ask(&mallory);
+        script.granted(&mallory);
+        assert_eq!(script.table.take_overdue(), []);
+        script.pass(5_000);
+        let overdue = script.table.take_overdue();
+        assert_eq!(overdue, [holder(&mallory)], "the lease ran out");
+        stopped = script.table.hoarded(&overdue[0].member, script.now);
+    }
+    assert_eq!(script.ask(&mallory), [reply(&mallory, Reply::Proceed)]);
+    assert!(script.is_empty(), "it waits for nobody, and nobody for it");
+    script.ask(&alice);
+    let token = script.granted(&alice);
+    script.ask(&mallory);
+    script.release(&alice, &token);
+    assert_eq!(script.last, [reply(&mallory, Reply::Proceed)], "it inherits none either");
+    script.pass(60_000);
+    script.ask(&mallory);
+    script.granted(&mallory);
+    assert_eq!(script.table.stats().hoarders, 1);
+}
+
+#[test]
 fn failures_and_results_are_bounded_too() {
     let mut script = Script::with(Limits { failures_total: 0, results_total: 0, ..Limits::default() });
     let (alice, bob, carol) = (asker("alice", 1), asker("bob", 1), asker("carol", 1));

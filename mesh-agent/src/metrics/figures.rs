@@ -43,6 +43,7 @@ impl Collector for Figures {
             duplicates,
             not_kept,
             purged,
+            hoarders,
         } = stats;
         let leases = [
             ("granted", granted),
@@ -65,6 +66,7 @@ impl Collector for Figures {
             ("duplicate", duplicates),
             ("not_kept", not_kept),
             ("purged", purged),
+            ("hoarder_stopped", hoarders),
         ];
         counters(&mut encoder, "leases", "What happened to leases granted here", &leases)?;
         let holds = [

@@ -30,7 +30,7 @@ impl Table {
                 out.push(Action::Reply { link: asker.link, request: asker.request, reply: Reply::Proceed });
                 return;
             }
-            if self.has_room_for(&asker.member) {
+            if self.has_room_for(&asker.member, now) {
                 let key = key.detached();
                 self.episodes.insert(key.clone(), Episode::default());
                 self.stats.granted += 1;
@@ -40,7 +40,7 @@ impl Table {
             }
             return;
         };
-        if join != Join::Only && self.may_have_second(episode, &asker.member) && self.has_room_for(&asker.member) {
+        if join != Join::Only && self.may_have_second(episode, &asker.member) && self.has_room_for(&asker.member, now) {
             let somebody_waits = !episode.waiters.is_empty();
             self.stats.second_leases += 1;
             self.grant(key, asker, somebody_waits, now, out);
@@ -132,7 +132,7 @@ impl Table {
             };
             let Some(waiter) = next.and_then(|at| episode.waiters.remove(at)) else { break };
             self.waits.remove(waiter.asker.link, waiter.asker.request);
-            if !self.has_room_for(&waiter.asker.member) {
+            if !self.has_room_for(&waiter.asker.member, now) {
                 self.proceed_by_limit(&waiter.asker, out);
                 continue;
             }
@@ -182,9 +182,11 @@ impl Table {
         lease.struggling && lease.holder.member != *member && !episode.has_failed(member)
     }
 
-    fn has_room_for(&self, member: &Arc<str>) -> bool {
+    fn has_room_for(&self, member: &Arc<str>, now: Moment) -> bool {
         let held = self.held_by.get(member).copied().unwrap_or_default();
-        held < self.limits.leases_per_peer && self.leases.len() < self.limits.leases_total
+        held < self.limits.leases_per_peer
+            && self.leases.len() < self.limits.leases_total
+            && self.hoards.may_hold(member, now)
     }
 
     fn proceed_by_limit(&mut self, asker: &Asker, out: &mut Vec<Action>) {

@@ -1,0 +1,3 @@
+//! Members that do harm: what bounds it.
+
+pub mod hoard;
