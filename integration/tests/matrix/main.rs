@@ -13,4 +13,5 @@
 mod clocks;
 mod partitions;
 mod processes;
+mod purges;
 mod stage;

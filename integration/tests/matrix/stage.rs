@@ -72,7 +72,13 @@ impl Stage {
 
     /// Clients ask from now on, and nothing is wrong for a while.
     pub(crate) async fn begin(&mut self) {
-        self.ask(PER_SECOND, (0..NAMES).map(Self::name).collect());
+        self.begin_with(Vec::new()).await;
+    }
+
+    /// The same, and clients ask for these names more often than for any other.
+    pub(crate) async fn begin_with(&mut self, mut names: Vec<String>) {
+        names.extend((0..NAMES).map(Self::name));
+        self.ask(PER_SECOND, names);
         tokio::time::sleep(QUIET).await;
     }
 
