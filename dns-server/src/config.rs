@@ -223,6 +223,7 @@ const SIBLINGS: &[&str] = &[
     "HEIMDALL_PEER_BUDGET",
     "HEIMDALL_LEASE",
     "HEIMDALL_TRANSFER_RATE",
+    "HEIMDALL_PEER_SAMPLE",
 ];
 
 /// Most workers: beyond some dozens the shared first-level cache, not the threads, is the limit.

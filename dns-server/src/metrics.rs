@@ -159,6 +159,8 @@ pub struct Metrics {
     pub refresh_resolutions: Counter,
     /// Those that were not begun because too many were under way.
     pub refreshes_dropped: Counter,
+    /// Keys for which an upstream was asked so that the agent can compare a peer's answer.
+    pub peer_checks: Counter,
 }
 
 impl Metrics {
@@ -180,6 +182,7 @@ impl Metrics {
             refreshes: Counter::default(),
             refresh_resolutions: Counter::default(),
             refreshes_dropped: Counter::default(),
+            peer_checks: Counter::default(),
         }
     }
 
@@ -208,6 +211,8 @@ impl Metrics {
         registry.register("refresh_resolutions", help, self.refresh_resolutions.clone());
         let help = "Refreshes not begun because too many were under way";
         registry.register("refreshes_dropped", help, self.refreshes_dropped.clone());
+        let help = "Keys asked of an upstream to compare a peer's answer with";
+        registry.register("peer_checks", help, self.peer_checks.clone());
         registry.register("tcp_connections", "TCP connections accepted", self.tcp_connections.clone());
         registry.register_collector(Box::new(Sums { metrics: Arc::clone(self), cache: Arc::clone(cache) }));
     }

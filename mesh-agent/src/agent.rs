@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::repair::Repairs;
 use crate::store::Store;
 use crate::transfer::{HandOver, Warmth};
+use crate::trust::Trust;
 
 /// Times that the mesh keeps. Defaults and reasons stand in the option table.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,8 @@ pub struct Agent {
     pub promise: Promise,
     /// What was sent back to owners that came up empty.
     pub repairs: Repairs,
+    /// What this replica thinks of the others.
+    pub trust: Trust,
     /// What an answer may promise.
     pub ttl_limits: TtlLimits,
     /// Counters.

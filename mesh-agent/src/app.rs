@@ -49,6 +49,7 @@ use crate::service::peer::PeerService;
 use crate::service::standard::{health, reflection, reflection_alpha};
 use crate::store::Store;
 use crate::transfer::{self, HandOver, Transfers, Warmth};
+use crate::trust::{Trust, checks};
 
 /// Calls and streams at a time on one connection: a session, and what people and tests call.
 const STREAMS_MAX: u32 = 256;
@@ -162,6 +163,8 @@ impl App {
         let warmth = Arc::new(Warmth::starting(Moment::now()));
         let (leavers, leaving) = transfer::channel();
         let (grants, granted) = ask_first::channel();
+        let (suspects, suspected) = checks::channel();
+        let trust = Trust::new(self.config.peer_sample, suspects, &self.metrics.trust);
         let incarnation = rand::random();
         let limits = Limits { lease: self.config.lease, tick: self.config.tick, ..Limits::default() };
         let agent = Arc::new(Agent {
@@ -182,6 +185,7 @@ impl App {
             budgets: Budgets { peer: self.config.peer_budget },
             promise: self.config.promise,
             repairs: Repairs::default(),
+            trust,
             ttl_limits: TtlLimits::default(),
             metrics: Arc::clone(&self.metrics),
             tracer,
@@ -203,6 +207,7 @@ impl App {
             .run(end.clone()),
         );
         tasks.spawn(purge::run(Arc::clone(&agent), end.clone()));
+        tasks.spawn(checks::run(Arc::clone(&agent), suspected, end.clone()));
         tasks.spawn(ask_first::run(Arc::clone(&agent), granted, tasks.clone(), end.clone()));
 
         let identity = self.credentials.subscribe();

@@ -150,7 +150,11 @@ async fn find(
                 agent.metrics.overtaken.inc();
                 return None;
             }
-            Reply::Entry(entry) => return agent.check(key, &entry).ok().map(|entry| (Arc::clone(&peer), entry)),
+            Reply::Entry(entry) => {
+                let entry = agent.check(key, &entry).ok()?;
+                agent.trust.taken(key, &entry, &peer.member);
+                return Some((Arc::clone(&peer), entry));
+            }
             Reply::Held { token, holder } => {
                 in_hand.wait_for(&token);
                 reply(agent, to, Reply::Held { token, holder });

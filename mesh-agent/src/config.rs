@@ -51,6 +51,8 @@ pub struct Config {
     pub transfer_rate: u64,
     /// How long a stop waits for what is under way.
     pub drain: Duration,
+    /// One in so many answers of peers is compared with an upstream's; none with 0.
+    pub peer_sample: u32,
     /// What is logged.
     pub log: String,
 }
@@ -191,6 +193,14 @@ const OPTIONS: &[Opt] = &[
         help: "Bytes per second at which this agent fetches entries in bulk when it starts or stands in for another",
     },
     Opt {
+        name: "peer-sample",
+        env: "HEIMDALL_PEER_SAMPLE",
+        value: "COUNT",
+        // A thousandth more upstream queries than the mesh saves, and a member that lies is known after some thousand answers.
+        default: "1000",
+        help: "One in so many answers of other replicas is compared with an upstream's; 0 for none",
+    },
+    Opt {
         name: "drain",
         env: "HEIMDALL_DRAIN",
         value: "TIME",
@@ -301,6 +311,9 @@ impl Config {
         let mut positive = |name| reader.with(name, positive_duration).unwrap_or_default();
         let within = positive("write-timeout");
         let (peer_budget, tick, lease) = (positive("peer-budget"), positive("tick"), positive("lease"));
+        let peer_sample = reader.with("peer-sample", |text| {
+            text.parse().map_err(|_| "is not a number of answers, such as 1000".to_owned())
+        });
         let drain = reader.duration("drain");
         let log = reader.with("log", parse_filter);
         Some(Self {
@@ -321,6 +334,7 @@ impl Config {
             lease,
             transfer_rate,
             drain,
+            peer_sample: peer_sample?,
             log: log?,
         })
     }

@@ -77,6 +77,7 @@ impl Dialler {
 
     /// One dial; returns when the session ended, or when `stop` cut the dial off.
     async fn dial(&self, stop: &CancellationToken) -> Result<(), String> {
+        peer::cut_off(&self.agent, &self.member).map_err(|refusal| refusal.to_string())?;
         let mut last = format!("{} has no address", self.address);
         // Where the member said it is, then where discovery says it is.
         let learned = self.agent.view().member(&self.member).and_then(|member| member.learned.clone());

@@ -540,6 +540,7 @@ mod tests {
         granter.links.add_stream(&Arc::new(crate::links::LocalStream {
             id: 1,
             link: Arc::clone(&link),
+            requests: heimdall_shared::link::Requests::new(heimdall_shared::link::Side::Acceptor),
             upstreams_failing: false.into(),
         }));
         let mut actions = ask(&mut granter, &key, "a", now);

@@ -78,6 +78,8 @@ pub struct LocalStream {
     pub id: LinkId,
     /// The stream.
     pub link: Arc<Link>,
+    /// Our requests on it.
+    pub requests: Requests,
     /// Whether the dns-server says that none of its upstreams answers.
     pub upstreams_failing: AtomicBool,
 }

@@ -55,13 +55,13 @@ fn span(agent: &Agent, lookup: &Lookup, name: &'static str) -> Option<Span> {
 
 /// Answers a lookup of this replica's own dns-server from the own store, if that can.
 pub fn stored(agent: &Agent, to: ReplyTo, lookup: &Lookup, now: Moment) -> bool {
-    let Some(reply) = from_store(agent, lookup, Duration::ZERO, now) else { return false };
+    let Some(reply) = from_store(agent, &agent.name, lookup, Duration::ZERO, now) else { return false };
     answer(agent, to, span(agent, lookup, "agent.lookup"), reply);
     true
 }
 
 /// What this replica's store has for a lookup, if it lives for `margin` more.
-fn from_store(agent: &Agent, lookup: &Lookup, margin: Duration, now: Moment) -> Option<Reply> {
+fn from_store(agent: &Agent, asker: &str, lookup: &Lookup, margin: Duration, now: Moment) -> Option<Reply> {
     let key = &lookup.key;
     if let LookupMode::Refresh { held } = lookup.mode {
         return agent.store.younger(key, held, now + margin).map(Reply::Entry);
@@ -69,6 +69,9 @@ fn from_store(agent: &Agent, lookup: &Lookup, margin: Duration, now: Moment) -> 
     match (agent.store.find(key, now + margin), lookup.mode) {
         (Some(found), _) => {
             repair::owner(agent, key, &found, now);
+            if let (Some(from), true) = (found.origin.peer(), *asker == *agent.name) {
+                agent.trust.taken(key, &found.entry, from);
+            }
             Some(Reply::Entry(found.entry))
         }
         (None, LookupMode::Stale { within }) => agent.store.stale(key, within, now).map(Reply::Stale),
@@ -81,7 +84,7 @@ pub fn for_peer(agent: &Agent, from: &Holder, to: ReplyTo, lookup: Lookup, now: 
     let span = span(agent, &lookup, "owner.lookup");
     agent.metrics.peer_lookups.inc();
     let margin = if lookup.mode.only_looks() { Duration::ZERO } else { arrival(agent, &from.member) };
-    if let Some(reply) = from_store(agent, &lookup, margin, now) {
+    if let Some(reply) = from_store(agent, &from.member, &lookup, margin, now) {
         if matches!(reply, Reply::Stale(_)) {
             agent.metrics.stale_given.inc();
         } else {
@@ -325,6 +328,7 @@ async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, 
                     return Asked::Unreachable;
                 };
                 agent.store.keep_fetched(&key, &entry, &peer.member, &agent.view(), Moment::now());
+                agent.trust.taken(&key, &entry, &peer.member);
                 agent.metrics.peer_entries.inc();
                 answer(agent, to, span.take(), Reply::Entry(entry));
                 return Asked::Answered;

@@ -122,6 +122,7 @@ pub fn to_frame(message: &Message, now: Moment) -> pb::SessionFrame {
         Message::CopyReceipt { write, held } => {
             (0, Kind::CopyReceipt(pb::CopyReceipt { write: write.get(), held: *held }))
         }
+        Message::Check { id, key } => (*id, Kind::Check(pb::Check { key: key.to_bytes() })),
         Message::StreamGone { stream } => (0, Kind::StreamGone(pb::StreamGone { stream: *stream })),
         Message::Leaving => (0, Kind::Leaving(pb::Leaving {})),
         Message::HandOver => (0, Kind::HandOver(pb::HandOver {})),
@@ -198,6 +199,7 @@ pub fn from_frame(frame: pb::SessionFrame, anchor: Moment) -> Result<Message, Wi
             write: NonZeroU64::new(receipt.write).ok_or(WireError::Missing("number of the write"))?,
             held: receipt.held,
         },
+        Kind::Check(check) => Message::Check { id, key: Key::from_bytes(check.key)? },
         Kind::StreamGone(gone) => Message::StreamGone { stream: gone.stream },
         Kind::Leaving(pb::Leaving {}) => Message::Leaving,
         Kind::HandOver(pb::HandOver {}) => Message::HandOver,
@@ -317,7 +319,11 @@ pub fn lock_answer(reply: &Reply, now: Moment) -> Option<pb::LockAnswer> {
         ReplyKind::Held(held) => Kind::Held(held),
         ReplyKind::Proceed(proceed) => Kind::Proceed(proceed),
         ReplyKind::Elsewhere(elsewhere) => Kind::Elsewhere(elsewhere),
-        ReplyKind::Working(_) | ReplyKind::Stored(_) | ReplyKind::Refused(_) | ReplyKind::Stale(_) => return None,
+        ReplyKind::Working(_)
+        | ReplyKind::Stored(_)
+        | ReplyKind::Refused(_)
+        | ReplyKind::Stale(_)
+        | ReplyKind::Checked(_) => return None,
     };
     Some(pb::LockAnswer { kind: Some(kind) })
 }
@@ -390,6 +396,10 @@ fn reply_to_proto(reply: &Reply, now: Moment) -> pb::Reply {
         Reply::Stored { copies, needed } => ReplyKind::Stored(pb::Stored { copies: *copies, needed: *needed }),
         Reply::Refused(reason) => ReplyKind::Refused(pb::Refused { reason: reason.clone() }),
         Reply::Stale(entry) => ReplyKind::Stale(entry_to_proto(entry, now)),
+        Reply::Checked { entry, source } => ReplyKind::Checked(pb::Checked {
+            entry: entry.as_ref().map(|entry| entry_to_proto(entry, now)),
+            source: source.as_deref().unwrap_or_default().to_owned(),
+        }),
     };
     pb::Reply { kind: Some(kind) }
 }
@@ -413,6 +423,10 @@ fn reply_from_proto(reply: pb::Reply, anchor: Moment) -> Result<Reply, WireError
         ReplyKind::Stored(stored) => Reply::Stored { copies: stored.copies, needed: stored.needed },
         ReplyKind::Refused(refused) => Reply::Refused(refused.reason),
         ReplyKind::Stale(entry) => Reply::Stale(entry_from_proto(entry, anchor)?),
+        ReplyKind::Checked(checked) => Reply::Checked {
+            entry: checked.entry.map(|entry| entry_from_proto(entry, anchor)).transpose()?,
+            source: member_name(&checked.source).ok(),
+        },
     })
 }
 

@@ -88,7 +88,11 @@ impl Conversation {
                     Word::Granted { lease: Lease::new(Arc::clone(&self.agent), token), takeover }
                 }
                 // The agent follows redirects itself, and the rest answers no lookup.
-                Reply::Proceed | Reply::Elsewhere(_) | Reply::Stored { .. } | Reply::Refused(_) => Word::Proceed,
+                Reply::Proceed
+                | Reply::Elsewhere(_)
+                | Reply::Stored { .. }
+                | Reply::Refused(_)
+                | Reply::Checked { .. } => Word::Proceed,
             };
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! A missing agent is no error but an outcome: [`Off`] is the mesh of a server that has none.
 
+mod checks;
 mod conversation;
 mod hearing;
 mod lease;
@@ -30,6 +31,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use self::checks::Check;
+use self::checks::Checks;
 use self::conversation::Listeners;
 pub use self::conversation::{Conversation, Silence, Word};
 pub use self::hearing::Hearing;
@@ -140,6 +143,7 @@ pub struct Agent {
     worker: usize,
     metrics: Metrics,
     work: Work,
+    checks: Checks,
     hearing: Arc<Hearing>,
     purges: Arc<Purges>,
     live: Mutex<Option<Arc<Live>>>,
@@ -191,7 +195,8 @@ impl Agent {
         purges: &Arc<Purges>,
     ) -> Arc<Self> {
         let (metrics, hearing, purges) = (metrics.clone(), Arc::clone(hearing), Arc::clone(purges));
-        Arc::new(Self { settings, worker, metrics, work: Work::default(), hearing, purges, live: Mutex::default() })
+        let (work, checks, live) = (Work::default(), Checks::default(), Mutex::default());
+        Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, live })
     }
 
     /// Tells the agent whether none of the upstreams answers, unless it knows.
@@ -202,6 +207,11 @@ impl Agent {
         {
             live.upstreams_failing.store(failing, Ordering::Relaxed);
         }
+    }
+
+    /// The next question that the agent wants to be asked of an upstream. There is one reader.
+    pub async fn next_check(&self) -> Check {
+        self.checks.next().await
     }
 
     /// Whether the link is up.

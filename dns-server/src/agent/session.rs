@@ -179,6 +179,7 @@ impl Agent {
         self.metrics.links.dec();
         live.link.close();
         live.requests.break_off();
+        self.checks.clear();
         if stop.is_cancelled() {
             // Publishes may be queued; the agent closes its side when it has read ours.
             let _ = timeout(FLUSH_WITHIN, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
@@ -186,7 +187,7 @@ impl Agent {
         down
     }
 
-    async fn read(&self, live: &Live, incoming: &mut Streaming<SessionBatch>) -> Down {
+    async fn read(&self, live: &Arc<Live>, incoming: &mut Streaming<SessionBatch>) -> Down {
         let mut unreadable = 0;
         loop {
             match incoming.message().await {
@@ -209,7 +210,7 @@ impl Agent {
         }
     }
 
-    fn take(&self, live: &Live, mut message: Message, now: Moment) {
+    fn take(&self, live: &Arc<Live>, mut message: Message, now: Moment) {
         let (ledger, link) = (self.purges.ledger(), live.purges.link);
         if let Some(entry) = message.entry_mut() {
             entry.since = ledger.vouched(link, entry.since);
@@ -221,6 +222,7 @@ impl Agent {
                 live.listeners.sign(&struggling, now);
             }
             Message::Watch { token } => self.work.watch(&token),
+            Message::Check { id, key } => self.checks.push(live, id, &key),
             // Leases and waits under way still end there.
             Message::Leaving => live.leaving.store(true, Ordering::Relaxed),
             Message::Purges(purges) => drop(ledger.hear(link, &purges, now)),

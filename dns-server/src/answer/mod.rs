@@ -10,6 +10,7 @@
 
 mod flight;
 mod life;
+mod sample;
 mod second_best;
 
 use std::collections::HashMap;
@@ -360,6 +361,7 @@ impl Resolver {
             Some(settings) => {
                 let agent = Agent::new(settings, worker, &core.metrics.agent, &core.hearing, &core.purges);
                 link.spawn(Arc::clone(&agent).run(stop.clone()));
+                link.spawn(sample::run(Arc::clone(core), Arc::clone(&agent), stop.clone()));
                 link.spawn(report_upstreams(Arc::clone(core), Arc::clone(&agent), stop.clone()));
                 Arc::new(Linked(agent))
             }

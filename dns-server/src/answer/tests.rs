@@ -596,3 +596,32 @@ async fn a_refresh_asks_for_a_younger_answer_and_takes_the_lease_for_it() {
     assert_eq!((server.metrics.refreshes.get(), server.metrics.refresh_resolutions.get()), (1, 1));
     assert_eq!(server.count(MissOutcome::granted), 0, "it is no miss");
 }
+
+/// Sends a question of the agent's, and gives the upstream's word that comes back.
+async fn checked(session: &mut Session, id: u64) -> Option<Entry> {
+    session.link.push(Message::Check { id, key: scripted::key() }).unwrap();
+    match session.message().await {
+        Message::Reply { id: of, reply: Reply::Checked { entry, source: None } } if of == id => entry,
+        other => panic!("{other:?} instead of the upstream's word"),
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_wants_to_compare_is_asked_of_an_upstream_and_kept() {
+    let (upstream, mut seen) = answering().await;
+    let (server, _agent, mut session) = linked(upstream, &PATIENT).await;
+    let mut asked = 0;
+    let entry = loop {
+        asked += 1;
+        // A machine that stands still for a while has no answer in time.
+        if let Some(entry) = checked(&mut session, 2 * asked).await {
+            break entry;
+        }
+    };
+    seen.recv().await.unwrap();
+    assert_eq!(entry.packet, self::entry().packet);
+    assert_eq!(server.metrics.peer_checks.get(), asked);
+    // The next client has it from there, and asks nobody.
+    assert!(is_answer(&server.query().await.unwrap()));
+    assert!(session.so_far().is_empty());
+}

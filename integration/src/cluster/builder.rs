@@ -22,6 +22,9 @@ const LONG_ATTEMPT: Duration = Duration::from_secs(20);
 const LONG_QUERY: Duration = Duration::from_secs(45);
 const LONG_LEASE: Duration = Duration::from_secs(50);
 
+/// Peers' answers are not compared with the upstream's: each comparison is an upstream query.
+const PEER_SAMPLE: (&str, &str) = ("--peer-sample", "0");
+
 fn text(budget: Duration) -> String {
     format!("{}ms", budget.as_millis())
 }
@@ -184,6 +187,10 @@ impl Builder {
             let door = upstream.new_door().await.context("opening a door of the upstream")?;
             let mut settings = Settings { peers: peers.clone(), ..self.settings.clone() };
             settings.dns_options.push(("--workers".to_owned(), workers.to_string()));
+            // Tests that count say themselves when peers' answers are compared with the upstream's.
+            if settings.agent_options.iter().all(|(name, _)| name != PEER_SAMPLE.0) {
+                settings.agent_options.push((PEER_SAMPLE.0.to_owned(), PEER_SAMPLE.1.to_owned()));
+            }
             settings.upstreams = self.own_upstreams.get(index).cloned().unwrap_or_default();
             settings.upstreams.push(door.address().to_string());
             settings.environment.extend(self.own_environments.get(index).cloned().unwrap_or_default());

@@ -355,7 +355,12 @@ impl World {
                 assert!(self.is_bound_reached(key, who), "nobody is sent on without a lease for nothing");
             }
             Reply::Proceed => {}
-            Reply::Working | Reply::Elsewhere(_) | Reply::Stored { .. } | Reply::Refused(_) | Reply::Stale(_) => {
+            Reply::Working
+            | Reply::Elsewhere(_)
+            | Reply::Stored { .. }
+            | Reply::Refused(_)
+            | Reply::Stale(_)
+            | Reply::Checked { .. } => {
                 panic!("the table never answers {reply:?}")
             }
         }

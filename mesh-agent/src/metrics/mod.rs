@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use self::figures::Figures;
 use crate::lease::{Sizes, Stats};
 use crate::store::Store;
+use crate::trust;
 
 /// Where a lookup of the own dns-server that missed the own store was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -131,6 +132,8 @@ pub struct Metrics {
     pub dial_failures: Counter,
     /// Streams of peers that were refused after their handshake.
     pub refused_streams: Counter,
+    /// What checks of peers' answers brought.
+    pub trust: trust::Metrics,
     /// Unary calls answered.
     pub calls: Family<CallLabels, Counter>,
 }
@@ -210,6 +213,7 @@ impl Metrics {
         counter("transfer_entries_fetched", "Entries fetched from other members", &self.transfer.fetched);
         counter("transfer_bytes_fetched", "Bytes of those entries and their keys", &self.transfer.bytes);
         counter("transfers_broken", "Transfers that broke before their end", &self.transfer.broken);
+        self.trust.register(registry);
         registry.register("node_state", "1 for the state that this replica is in", self.node_state.clone());
         registry.register("routed", "Lookups that missed the own store, by who answered", self.routed.clone());
         let help = "Writes that asked for more than the owner's copy, by level and whether it was reached";

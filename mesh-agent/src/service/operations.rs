@@ -120,6 +120,7 @@ impl Operations {
             Caller::Local => self.publish_for_stream(Publish { key, entry, token, level }, within).await?,
             Caller::Replica(member) => {
                 let entry = self.agent.check(&key, &entry).map_err(invalid)?;
+                self.agent.trust.taken(&key, &entry, &member);
                 let mut call = self.call()?;
                 let reply_to = Some(ReplyTo { link: call.id, request: 0 });
                 let from = unary_holder(member);
@@ -267,6 +268,7 @@ impl Operations {
         let others = view.members().iter().map(|member| {
             let link = self.agent.links.peer(&member.name);
             let link = link.as_ref().map(|peer| &peer.link);
+            let cut_off = self.agent.trust.cut_off(&member.name, now);
             pb::Member {
                 name: member.name.to_string(),
                 address: member.learned.as_ref().unwrap_or(&member.address).to_string(),
@@ -274,9 +276,13 @@ impl Operations {
                 heard_ms_ago: link.map(|link| now.since(link.heard()).as_millis() as u64),
                 round_trip_us: link.and_then(|link| link.round_trip()).map(|time| time.as_micros() as u64),
                 degraded: degraded(&member.said),
-                reason: reason_of(&member.reason, &member.said),
+                reason: match &cut_off {
+                    Some((_, cut_off)) => cut_off.to_string(),
+                    None => reason_of(&member.reason, &member.said),
+                },
                 since_ms_ago: member.for_how_long(now).as_millis() as u64,
                 is_self: false,
+                cut_off_ms: cut_off.map_or(0, |(left, _)| left.as_millis() as u64),
             }
         });
         pb::ListMembersResponse {

@@ -38,6 +38,16 @@ impl PeerService {
     pub fn new(operations: Operations, tasks: TaskTracker) -> Self {
         Self { operations, tasks, giving: Giving::default() }
     }
+
+    /// Who calls. A member that is cut off is told so.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = caller(request)?;
+        if let Caller::Replica(name) = &caller {
+            session::peer::cut_off(self.operations.agent(), name)
+                .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
+        }
+        Ok(caller)
+    }
 }
 
 #[tonic::async_trait]
@@ -71,7 +81,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::GetCacheEntryRequest>,
     ) -> Result<Response<pb::GetCacheEntryResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.caller(&request)?;
         self.operations.get(caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -79,7 +89,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::SetCacheEntryRequest>,
     ) -> Result<Response<pb::SetCacheEntryResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.caller(&request)?;
         self.operations.set(caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -87,7 +97,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::AcquireQueryLockRequest>,
     ) -> Result<Response<pb::AcquireQueryLockResponse>, Status> {
-        let (caller, trace) = (caller(&request)?, trace_of(request.metadata()));
+        let (caller, trace) = (self.caller(&request)?, trace_of(request.metadata()));
         self.operations.acquire(caller, request.into_inner(), trace).await.map(Response::new)
     }
 
@@ -95,7 +105,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::WaitForResultRequest>,
     ) -> Result<Response<pb::WaitForResultResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.caller(&request)?;
         self.operations.wait(caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -103,7 +113,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::ReleaseQueryLockRequest>,
     ) -> Result<Response<pb::ReleaseQueryLockResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.caller(&request)?;
         self.operations.release(caller, request.into_inner()).await.map(Response::new)
     }
 
@@ -111,7 +121,7 @@ impl ReplicaCoordination for PeerService {
         &self,
         request: Request<pb::LocateKeyRequest>,
     ) -> Result<Response<pb::LocateKeyResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.caller(&request)?;
         self.operations.locate(caller, request.into_inner()).await.map(Response::new)
     }
 

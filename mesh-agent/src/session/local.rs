@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply};
+use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply, Requests, Side};
 use heimdall_shared::purge::LinkKind;
 use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt as _};
@@ -46,6 +46,7 @@ where
     let stream = Arc::new(LocalStream {
         id: agent.links.next_id(),
         link: Arc::clone(&link),
+        requests: Requests::new(Side::Acceptor),
         upstreams_failing: AtomicBool::new(false),
     });
     // Before anybody else can say anything on it.
@@ -97,6 +98,10 @@ impl Reader<'_> {
                     purge::apply(self.agent, &fresh).await;
                 }
                 Message::PurgesDone { position } => self.agent.purges.hear_done(self.stream.id, position),
+                Message::Reply { id, reply } => {
+                    // One that comes too late concerns nobody.
+                    let _ = self.stream.requests.deliver(id, reply);
+                }
                 Message::UpstreamState { failing } => self.stream.upstreams_failing.store(failing, Ordering::Relaxed),
                 other => {
                     self.agent.metrics.unexpected_messages.inc();
@@ -175,6 +180,7 @@ impl Reader<'_> {
 
     async fn end(&self) {
         self.stream.link.close();
+        self.stream.requests.break_off();
         self.agent.links.remove_stream(self.stream.id);
         self.agent.purges.disconnect(self.stream.id);
         for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).drain() {

@@ -13,6 +13,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
 use crate::agent::Agent;
+use crate::trust::ledger::CutOff;
 
 /// A new stream must say Hello within this time; nothing is asked on it before.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -40,6 +41,14 @@ pub enum Refusal {
     /// No member of that name was discovered.
     #[error("{0:?} is not among the discovered members")]
     Unknown(String),
+    /// Nothing is taken from it.
+    #[error("{}: {}; for {} s more", why.member, why, left.as_secs() + 1)]
+    CutOff {
+        /// For how long.
+        left: Duration,
+        /// Who, and why.
+        why: CutOff,
+    },
     /// It is this agent itself.
     #[error("it has this agent's own name {0:?}; member names must differ")]
     Own(String),

@@ -28,6 +28,7 @@ use crate::permissions::may_copy;
 use crate::publish;
 use crate::purge;
 use crate::transfer::Taken;
+use crate::trust::checks;
 
 /// When this side ends a link, what is queued for the peer may take this long to leave.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
@@ -136,6 +137,7 @@ where
     if !agent.view().ring().contains(&hello.name) {
         return Err(Refusal::Unknown(hello.name.to_string()));
     }
+    cut_off(agent, &hello.name)?;
     if hello.view_digest != agent.view().ring().digest() {
         // Harmless by design: a duplicate query for keys whose owner differs.
         agent.metrics.view_disagreements.inc();
@@ -154,6 +156,17 @@ where
         breaker: Mutex::default(),
     };
     Ok((Arc::new(peer), hello.state, more))
+}
+
+/// Refuses a member from which nothing is taken.
+///
+/// # Errors
+/// [`Refusal::CutOff`].
+pub fn cut_off(agent: &Agent, member: &str) -> Result<(), Refusal> {
+    match agent.trust.cut_off(member, Moment::now()) {
+        None => Ok(()),
+        Some((left, why)) => Err(Refusal::CutOff { left, why }),
+    }
 }
 
 struct Reader<'a> {
@@ -212,6 +225,9 @@ impl Reader<'_> {
                         membership::Event::Leaving { member: Arc::clone(&self.peer.member), link: self.peer.id };
                     self.agent.tell_cluster(leaving).await;
                 }
+                Message::Check { id, key } => {
+                    lookup::reply(self.agent, self.reply_to(id), checks::accused(self.agent, &key));
+                }
                 Message::NodeState(said) => self.says(said).await,
                 Message::HandOver => self.take_over(),
                 Message::TakenOver { entries, kept, complete } => {
@@ -249,6 +265,7 @@ impl Reader<'_> {
         match self.agent.check(&publish.key, &publish.entry) {
             Ok(entry) => {
                 let Publish { key, token, level, .. } = publish;
+                self.agent.trust.taken(&key, &entry, &self.peer.member);
                 let from = self.holder();
                 self.tell_granter(Event::Publish(Publication { key, entry, token, from, level, reply_to }));
             }

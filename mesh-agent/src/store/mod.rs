@@ -48,6 +48,16 @@ pub enum Origin {
     Replica(Arc<str>),
 }
 
+impl Origin {
+    /// The peer that it came from, if it did.
+    pub const fn peer(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Local => None,
+            Self::Publisher(from) | Self::Replica(from) => Some(from),
+        }
+    }
+}
+
 /// An entry with its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced {
@@ -343,6 +353,29 @@ impl Store {
         }
         self.counters.decided(decision);
         decision
+    }
+
+    /// What is served for `key`, live or dead, with where it came from.
+    pub fn origin(&self, key: &Key) -> Option<Sourced> {
+        self.cache.get(key).map(|slot| slot.held.front.clone())
+    }
+
+    /// Forgets what `member` gave. Says of how many keys.
+    pub fn forget_from(&self, member: &str) -> usize {
+        let is_theirs = |sourced: &Sourced| sourced.origin.peer().is_some_and(|from| **from == *member);
+        let theirs = self.cache.iter().filter(|(_, slot)| slot.held.all().any(is_theirs)).map(|(key, _)| key);
+        let keys: Vec<Arc<Key>> = theirs.collect();
+        for key in &keys {
+            // Decided anew: something else may stand there by now.
+            self.cache.entry_by_ref(&**key).and_compute_with(|slot| {
+                match slot.as_ref().map(|slot| &slot.value().held) {
+                    None => Op::Nop,
+                    Some(held) if is_theirs(&held.front) => Op::Remove,
+                    Some(held) => Op::Put(Slot::new(held.front.clone(), None, held.front.taken)),
+                }
+            });
+        }
+        keys.len()
     }
 
     /// Forgets what is kept for `key`.

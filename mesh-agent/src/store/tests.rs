@@ -262,6 +262,29 @@ fn the_store_stays_within_its_bytes_and_counts_what_it_throws_out() {
 }
 
 #[test]
+fn what_a_member_gave_is_forgotten_and_nothing_else() {
+    let store = Store::new(1 << 20);
+    let now = at(10);
+    let from = |name: &str| Origin::Replica(name.into());
+    for (name, origin, how) in [
+        ("theirs", from("liar"), How::Copy),
+        ("published", Origin::Publisher("liar".into()), How::PublishWithToken),
+        ("other", from("b"), How::Copy),
+        ("own", Origin::Local, How::Local),
+    ] {
+        assert_eq!(store.offer(&key(name), &entry(name, 9, 60), &origin, how, now), Decision::Store);
+    }
+    // It waits behind what this replica fetched, which stays.
+    assert_eq!(store.offer(&key("own"), &entry("x", 10, 90), &from("liar"), How::Copy, now), Decision::Behind);
+    assert_eq!(store.forget_from("liar"), 3);
+    for (name, is_there) in [("theirs", false), ("published", false), ("other", true), ("own", true)] {
+        assert_eq!(store.get(&key(name), now).is_some(), is_there, "{name}");
+    }
+    assert_eq!(store.get(&key("own"), at(80)), None, "nothing took over");
+    assert_eq!(store.forget_from("liar"), 0);
+}
+
+#[test]
 fn a_removed_entry_is_gone() {
     let store = store_with(&peer());
     store.remove(&key("example"));

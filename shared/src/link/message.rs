@@ -100,6 +100,13 @@ pub enum Message {
         /// Whether the receiver has that entry or a younger one.
         held: bool,
     },
+    /// Asks a dns-server for an upstream's answer to compare a peer's with, or a peer who its answer came from.
+    Check {
+        /// Request id.
+        id: u64,
+        /// What is checked.
+        key: Key,
+    },
     /// A dns-server's stream at the sender closed.
     StreamGone {
         /// The stream's number at the sender.
@@ -363,6 +370,13 @@ pub enum Reply {
     Refused(String),
     /// An entry that is dead; for one client at a time, never to be kept as live.
     Stale(Entry),
+    /// What came of a check.
+    Checked {
+        /// What an upstream says, from a dns-server.
+        entry: Option<Entry>,
+        /// Whose answer it was, from a peer.
+        source: Option<Arc<str>>,
+    },
 }
 
 impl LookupMode {
@@ -386,6 +400,7 @@ impl Reply {
             Self::Stored { .. } => "stored",
             Self::Refused(_) => "refused",
             Self::Stale(_) => "stale",
+            Self::Checked { .. } => "checked",
         }
     }
 
@@ -408,9 +423,11 @@ impl Message {
     /// The entry in the message.
     pub const fn entry_mut(&mut self) -> Option<&mut Entry> {
         match self {
-            Self::Reply { reply: Reply::Entry(entry) | Reply::Stale(entry), .. } | Self::Copy { entry, .. } => {
-                Some(entry)
+            Self::Reply {
+                reply: Reply::Entry(entry) | Reply::Stale(entry) | Reply::Checked { entry: Some(entry), .. },
+                ..
             }
+            | Self::Copy { entry, .. } => Some(entry),
             Self::Publish { publish, .. } => Some(&mut publish.entry),
             _ => None,
         }
@@ -419,7 +436,7 @@ impl Message {
     /// The lane in which the message waits. What ends somebody's wait goes first, copies go last.
     pub(super) const fn lane(&self) -> Lane {
         match self {
-            Self::Lookup { .. } | Self::Wait { .. } => Lane::Requests,
+            Self::Lookup { .. } | Self::Wait { .. } | Self::Check { .. } => Lane::Requests,
             Self::Copy { .. } => Lane::Copies,
             _ => Lane::Results,
         }
@@ -435,7 +452,11 @@ impl Message {
                     lookup.key.as_bytes().len() + lookup.skipped.iter().map(|name| name.len()).sum::<usize>()
                 }
                 Self::Wait { wait, .. } => wait.key.as_bytes().len(),
-                Self::Reply { reply: Reply::Entry(entry) | Reply::Stale(entry), .. } => entry.packet.len(),
+                Self::Check { key, .. } => key.as_bytes().len(),
+                Self::Reply {
+                    reply: Reply::Entry(entry) | Reply::Stale(entry) | Reply::Checked { entry: Some(entry), .. },
+                    ..
+                } => entry.packet.len(),
                 Self::Reply { reply: Reply::Refused(reason), .. } => reason.len(),
                 Self::Publish { publish, .. } => publish.key.as_bytes().len() + publish.entry.packet.len(),
                 Self::Copy { key, entry, .. } => key.as_bytes().len() + entry.packet.len(),

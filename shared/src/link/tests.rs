@@ -190,6 +190,7 @@ fn every_kind_of_message_survives_the_wire() {
         Applied { position: 7, purge: Arc::new(Purge { id: purge_id(4), scope, issued: now, folds, injected }) }
     };
     let asked = key(b"\x01a\x00");
+    let (checked, found) = (asked.clone(), entry.clone());
     let reply = |reply| Message::Reply { id: 5, reply };
     let messages = [
         Message::Hello(Hello {
@@ -230,6 +231,9 @@ fn every_kind_of_message_survives_the_wire() {
         Message::Copy { key: asked, entry, write: NonZeroU64::new(9) },
         Message::CopyReceipt { write: NonZeroU64::MIN, held: true },
         Message::StreamGone { stream: 6 },
+        Message::Check { id: 8, key: checked },
+        reply(Reply::Checked { entry: Some(found), source: None }),
+        reply(Reply::Checked { entry: None, source: Some("b".into()) }),
         Message::Leaving,
         Message::HandOver,
         Message::TakenOver { entries: 3, kept: 2, complete: true },
