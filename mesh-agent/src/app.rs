@@ -322,6 +322,7 @@ impl Running {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         self.end.cancel();
+        self.agent.store.updates().end();
         let connected = self.agent.links.connected();
         let streams = connected.streams.values().map(|stream| &stream.link);
         for link in connected.peers.values().map(|peer| &peer.link).chain(streams) {

@@ -41,3 +41,4 @@ pub mod session;
 pub mod store;
 pub mod transfer;
 pub mod trust;
+pub mod updates;

@@ -12,9 +12,9 @@ use heimdall_proto::v1::purge_cache_request::What;
 use heimdall_proto::v1::replica_coordination_client::ReplicaCoordinationClient;
 use heimdall_proto::v1::replica_coordination_server::SERVICE_NAME;
 use heimdall_proto::v1::{
-    AcquireQueryLockRequest, CacheEntry, CacheKey, FILE_DESCRIPTOR_SET, GetCacheEntryRequest, HandOffRequest,
-    InjectEntryRequest, LeaseToken, ListMembersRequest, LocateKeyRequest, PurgeCacheRequest, ReleaseQueryLockRequest,
-    SetCacheEntryRequest, WaitForResultRequest,
+    AcquireQueryLockRequest, CacheEntry, CacheKey, CacheStreamRequest, FILE_DESCRIPTOR_SET, GetCacheEntryRequest,
+    HandOffRequest, InjectEntryRequest, LeaseToken, ListMembersRequest, LocateKeyRequest, PurgeCacheRequest,
+    ReleaseQueryLockRequest, SetCacheEntryRequest, WaitForResultRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -84,14 +84,16 @@ async fn call(channel: Channel, method: &str, name: &str) -> Result<(), Status> 
             let request = InjectEntryRequest { key: key(name), ttl: 60, data, ..InjectEntryRequest::default() };
             client.inject_entry(request).await.map(drop)
         }
+        "StreamCacheUpdates" => client.stream_cache_updates(CacheStreamRequest::default()).await.map(drop),
         other => panic!("what is a sensible call of {other}?"),
     }
 }
 
 #[tokio::test]
 async fn every_rpc_admits_exactly_the_identities_that_may_call_it() {
-    const OPERATING: [&str; 6] = ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry"];
-    const FOR_OPERATORS_ALONE: [&str; 2] = ["PurgeCache", "InjectEntry"];
+    const OPERATING: [&str; 7] =
+        ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry", "StreamCacheUpdates"];
+    const FOR_OPERATORS_ALONE: [&str; 3] = ["PurgeCache", "InjectEntry", "StreamCacheUpdates"];
     let ca = Ca::new(TRUST_DOMAIN).unwrap();
     let agent = Agent::start(&ca).await;
     let methods = methods();

@@ -148,6 +148,8 @@ fn unscripted<T>() -> Result<Response<T>, Status> {
 impl MeshAgent for Script {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::SessionBatch, Status>> + Send>>;
 
+    type StreamCacheUpdatesStream = Pin<Box<dyn Stream<Item = Result<pb::CacheUpdate, Status>> + Send>>;
+
     async fn session(
         &self,
         request: Request<Streaming<pb::SessionBatch>>,
@@ -232,6 +234,13 @@ impl MeshAgent for Script {
     }
 
     async fn hand_off(&self, _: Request<pb::HandOffRequest>) -> Result<Response<pb::HandOffResponse>, Status> {
+        unscripted()
+    }
+
+    async fn stream_cache_updates(
+        &self,
+        _: Request<pb::CacheStreamRequest>,
+    ) -> Result<Response<Self::StreamCacheUpdatesStream>, Status> {
         unscripted()
     }
 

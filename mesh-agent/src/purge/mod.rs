@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::agent::Agent;
 use crate::granter::Event;
+use crate::updates::What;
 
 pub use self::results::{Outcome, results};
 
@@ -53,6 +54,7 @@ pub async fn apply(agent: &Agent, fresh: &[Applied]) {
         agent.metrics.purges.inc();
         let origin = &purge.id.origin;
         info!(%origin, sequence = purge.id.sequence, scope = %purge.scope, injected = purge.injected.is_some(), "purged");
+        agent.store.updates().tell(|| What::Purge(Arc::clone(purge)));
         if let Some((key, entry)) = purge.entry(*position) {
             agent.store.inject(key, &entry, Moment::now());
         }

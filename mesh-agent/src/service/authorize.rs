@@ -1,6 +1,6 @@
 //! Who may call what on the peer surface: one table, enforced before any handler runs.
 //!
-//! A replica may do everything that keeps the shared cache going; an operator may look, purge and inject. What a replica may write *where*
+//! A replica may do everything that keeps the shared cache going; an operator may look, follow, purge and inject. What a replica may write *where*
 //! is decided later, by the ring and the leases ([`crate::permissions`]).
 
 use std::future::Future;
@@ -20,7 +20,7 @@ pub enum Access {
     Replicas,
     /// Replicas and operators: the call only looks.
     ReplicasAndOperators,
-    /// Operators alone: the call overrides what the replicas know.
+    /// Operators alone: the call overrides what the replicas know, or shows all that clients ask for.
     Operators,
 }
 
@@ -39,7 +39,7 @@ pub fn access(path: &str) -> Option<Access> {
     }
     match method {
         "GetCacheEntry" | "LocateKey" | "ListMembers" | "HandOff" => Some(Access::ReplicasAndOperators),
-        "PurgeCache" | "InjectEntry" => Some(Access::Operators),
+        "PurgeCache" | "InjectEntry" | "StreamCacheUpdates" => Some(Access::Operators),
         "Session" | "SetCacheEntry" | "AcquireQueryLock" | "WaitForResult" | "ReleaseQueryLock" | "TransferEntries" => {
             Some(Access::Replicas)
         }
@@ -182,7 +182,10 @@ mod tests {
             .into_iter()
             .filter(|method| check(&format!("/{SERVICE_NAME}/{method}"), Some(&alice)).is_ok())
             .collect();
-        assert_eq!(allowed, ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry"]);
+        assert_eq!(
+            allowed,
+            ["GetCacheEntry", "LocateKey", "ListMembers", "HandOff", "PurgeCache", "InjectEntry", "StreamCacheUpdates"]
+        );
     }
 
     #[test]
@@ -191,7 +194,7 @@ mod tests {
         let other = peer("spiffe://heimdall.local/ns/x/sa/y");
         for method in methods() {
             let path = format!("/{SERVICE_NAME}/{method}");
-            let for_operators = ["PurgeCache", "InjectEntry"].contains(&&*method);
+            let for_operators = ["PurgeCache", "InjectEntry", "StreamCacheUpdates"].contains(&&*method);
             assert_eq!(check(&path, Some(&replica)).is_ok(), !for_operators, "{method}");
             assert_eq!(check(&path, Some(&other)).unwrap_err().code(), Code::PermissionDenied, "{method}");
             assert_eq!(check(&path, None).unwrap_err().code(), Code::Unauthenticated, "{method}");

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::peer::Batches;
-use super::{Caller, Operations, trace_of};
+use super::{Caller, Operations, UpdateStream, trace_of};
 use crate::session;
 
 /// Serves this replica's dns-server, and whoever may open the socket.
@@ -32,6 +32,7 @@ impl LocalService {
 #[tonic::async_trait]
 impl MeshAgent for LocalService {
     type SessionStream = Batches;
+    type StreamCacheUpdatesStream = UpdateStream;
 
     async fn session(&self, request: Request<Streaming<pb::SessionBatch>>) -> Result<Response<Batches>, Status> {
         let link = Link::new(Moment::now());
@@ -103,6 +104,15 @@ impl MeshAgent for LocalService {
         request: Request<pb::InjectEntryRequest>,
     ) -> Result<Response<pb::InjectEntryResponse>, Status> {
         self.operations.inject(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stream_cache_updates(
+        &self,
+        request: Request<pb::CacheStreamRequest>,
+    ) -> Result<Response<UpdateStream>, Status> {
+        let (following, updates) = self.operations.follow(request.get_ref())?;
+        self.tasks.spawn(following);
+        Ok(Response::new(updates))
     }
 
     async fn hand_off(&self, request: Request<pb::HandOffRequest>) -> Result<Response<pb::HandOffResponse>, Status> {

@@ -1,6 +1,7 @@
 //! The gRPC surfaces: decode, check who calls, call the same code as the session streams do, encode.
 
 pub mod authorize;
+mod following;
 pub mod local;
 mod operations;
 mod overriding;
@@ -10,6 +11,7 @@ pub mod standard;
 use heimdall_shared::trace::TraceContext;
 use tonic::metadata::MetadataMap;
 
+pub use self::following::UpdateStream;
 pub use self::operations::{Caller, Operations};
 
 /// The caller's span, if it sent one (W3C Trace Context).

@@ -117,7 +117,7 @@ fn scope(request: &pb::PurgeCacheRequest) -> Result<Scope, Status> {
     }
 }
 
-fn wire_name(text: &str) -> Result<Bytes, Status> {
+pub(super) fn wire_name(text: &str) -> Result<Bytes, Status> {
     if text.is_empty() {
         return Err(Status::invalid_argument("the name is empty; the root is \".\""));
     }

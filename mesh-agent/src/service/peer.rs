@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::{Caller, Operations, trace_of};
+use super::{Caller, Operations, UpdateStream, trace_of};
 use crate::identity::{PeerInfo, Role};
 use crate::session;
 use crate::transfer::{self, serve::Giving};
@@ -54,6 +54,7 @@ impl PeerService {
 impl ReplicaCoordination for PeerService {
     type SessionStream = Batches;
     type TransferEntriesStream = Chunks;
+    type StreamCacheUpdatesStream = UpdateStream;
 
     async fn session(&self, request: Request<Streaming<pb::SessionBatch>>) -> Result<Response<Batches>, Status> {
         let info = peer_info(&request)?;
@@ -155,6 +156,15 @@ impl ReplicaCoordination for PeerService {
         request: Request<pb::InjectEntryRequest>,
     ) -> Result<Response<pb::InjectEntryResponse>, Status> {
         self.operations.inject(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stream_cache_updates(
+        &self,
+        request: Request<pb::CacheStreamRequest>,
+    ) -> Result<Response<UpdateStream>, Status> {
+        let (following, updates) = self.operations.follow(request.get_ref())?;
+        self.tasks.spawn(following);
+        Ok(Response::new(updates))
     }
 
     async fn hand_off(&self, request: Request<pb::HandOffRequest>) -> Result<Response<pb::HandOffResponse>, Status> {

@@ -25,6 +25,7 @@ use self::admission::{Decision, How, admit};
 use self::counters::Counters;
 use crate::membership::View;
 use crate::purge;
+use crate::updates::{Cause, Updates, What};
 
 pub use self::counters::Stats;
 
@@ -158,6 +159,7 @@ pub struct Store {
     /// How long entries are kept after their end, for when nobody has a live one.
     stale_limit: Duration,
     purges: Arc<Ledger>,
+    updates: Arc<Updates>,
     counters: Arc<Counters>,
 }
 
@@ -179,7 +181,8 @@ impl Store {
     /// none that `purges` cover.
     pub fn keeping_stale(bytes: u64, stale_limit: Duration, purges: Arc<Ledger>) -> Self {
         let counters = Arc::new(Counters::default());
-        let evictions = Arc::clone(&counters);
+        let updates = Arc::<Updates>::default();
+        let (evictions, gone) = (Arc::clone(&counters), Arc::clone(&updates));
         let cache = Cache::builder()
             .max_capacity(bytes)
             .weigher(|key: &Key, slot: &Slot| weight(key, &slot.held))
@@ -187,9 +190,19 @@ impl Store {
             // A new answer always finds its place, and what was not asked for the longest time goes. By frequency, as moka does
             // by default, a store full of dead entries would turn new answers away, and each replica would fetch them again.
             .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(move |_key, _slot, cause| evictions.removed(cause))
+            .eviction_listener(move |key, _slot, cause| {
+                evictions.removed(cause);
+                if let Some(cause) = Cause::of(cause) {
+                    gone.tell(|| What::Evict(Key::clone(&key), cause));
+                }
+            })
             .build_with_hasher(RandomState::default());
-        Self { cache, stale_limit, purges, counters }
+        Self { cache, stale_limit, purges, updates, counters }
+    }
+
+    /// What happens to the entries.
+    pub const fn updates(&self) -> &Arc<Updates> {
+        &self.updates
     }
 
     /// A live entry.
@@ -269,6 +282,7 @@ impl Store {
     pub fn inject(&self, key: &Key, entry: &Entry, now: Moment) {
         if entry.is_live(now) {
             self.cache.insert(key.detached(), Slot::new(detached(entry, &Origin::Local, now), None, now));
+            self.updates.tell(|| inserted(key, entry));
         }
     }
 
@@ -351,6 +365,9 @@ impl Store {
                 }
             });
         }
+        if decision == Decision::Store {
+            self.updates.tell(|| inserted(key, entry));
+        }
         self.counters.decided(decision);
         decision
     }
@@ -410,6 +427,12 @@ fn weight(key: &Key, held: &Held) -> u32 {
 fn detached(entry: &Entry, origin: &Origin, now: Moment) -> Sourced {
     let packet = Bytes::copy_from_slice(&entry.packet);
     Sourced { entry: Entry { packet, ..*entry }, origin: origin.clone(), taken: now }
+}
+
+/// An insert, with memory of its own.
+fn inserted(key: &Key, entry: &Entry) -> What {
+    let packet = Bytes::copy_from_slice(&entry.packet);
+    What::Insert(key.detached(), Entry { packet, ..*entry })
 }
 
 /// Expiry as computed when the slot was written.

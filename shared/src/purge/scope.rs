@@ -48,6 +48,26 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Whether there may be a key that both cover, of whatever type.
+    pub fn touches(&self, other: &Self) -> bool {
+        let (Some((name, below)), Some((other, others_below))) = (self.name(), other.name()) else { return true };
+        name == other
+            || below && suffixes(other).any(|above| above == name)
+            || others_below && suffixes(name).any(|above| above == other)
+    }
+
+    /// The name that it is about, and whether those below it are meant too.
+    fn name(&self) -> Option<(&[u8], bool)> {
+        match self {
+            Self::Name { name, .. } => Some((name, false)),
+            Self::Suffix { suffix, .. } => Some((suffix, true)),
+            Self::Key(key) => Some((key.name(), false)),
+            Self::Everything => None,
+        }
+    }
+}
+
 /// A lower-case name in wire form and all names above it, the root last.
 pub(super) fn suffixes(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(name);

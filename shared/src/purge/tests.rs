@@ -40,6 +40,9 @@ fn scopes_cover_what_they_say() {
     assert!(covered(4).is_empty(), "of another type");
     assert_eq!(covered(5), [0]);
     assert_eq!(covered(6), [0, 1, 2]);
+    let touches = |a, b| scope(a).touches(&scope(b)) && scope(b).touches(&scope(a));
+    assert!(touches(0, 3) && touches(3, 4) && touches(5, 0) && touches(2, 6));
+    assert!(!touches(2, 3) && !touches(0, 1));
     let below = Scope::Suffix { suffix: Bytes::from_static(b"\x03com\x00"), qtype: None };
     let lookalike = Key::new(b"\x04acom\x00", 1, 1, Flags::default(), "").unwrap();
     let itself = Key::new(b"\x03com\x00", 1, 1, Flags::default(), "").unwrap();
