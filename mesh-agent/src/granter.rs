@@ -36,7 +36,7 @@ const EVENTS: usize = 8_192;
 /// Events taken at once: what a few batches bring, so that ticks and deadlines never wait long.
 const AT_ONCE: usize = 256;
 
-/// Whoever was heard so lately was not stopped while its lease ran out: idle links ping four times as often.
+/// Whoever was heard so lately was not stopped while its lease ran out: idle links beat four times as often.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Log target of grants: `--log info,leases=debug` shows them.

@@ -94,6 +94,7 @@ mod tests {
         let stop = CancellationToken::new();
         let work = async {
             stop.cancelled().await;
+            // On the paused clock: work that takes half of the time there is.
             tokio::time::sleep(Duration::from_secs(3)).await;
         };
         let begun = tokio::time::Instant::now();

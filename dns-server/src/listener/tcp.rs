@@ -299,6 +299,7 @@ mod tests {
         let trickle = async {
             for octet in [0_u8, 9, 1, 2, 3, 4, 5, 6] {
                 client.write_all(&[octet]).await.unwrap();
+                // On the paused clock: it takes no time, and makes each octet later than the one before.
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         };

@@ -70,7 +70,8 @@ fn cell_09_the_holder_of_a_lease_is_stopped() {
         assert!(count <= 3, "one per replica at most: {count}");
         stage.cluster.signal(0, Part::Dns, Signal::SIGCONT);
         assert_eq!(asking.await.unwrap().unwrap().rcode(), 0, "its own client is answered when it goes on");
-        // From now on every client looks at what came late.
+        // From now on every client looks at what came late. The load goes on for some lifetimes of the name: what there is to
+        // see is that nothing wrong comes in all of that time.
         stage.ask(100, vec![name]);
         tokio::time::sleep(Duration::from_secs(10)).await;
         let fallbacks = stage.fallbacks().await;

@@ -18,7 +18,7 @@ const YOUNG: Duration = Duration::from_millis(500);
 const ANOTHER_WITHIN: Duration = Duration::from_millis(250);
 
 /// A member is suspected after this part of the time after which it is silent: with the usual 2.5 s after four missed
-/// pings, so that people see it coming and one lost packet shows nothing.
+/// beats, so that people see it coming and one lost packet shows nothing.
 const fn suspect_after(silent_after: Duration) -> Duration {
     silent_after.saturating_mul(2).checked_div(5).expect("a fixed divisor must not be zero")
 }
@@ -30,7 +30,7 @@ pub enum State {
     Joining,
     /// Has a link that is heard.
     Up,
-    /// Nothing was heard for several pings, or its link ended right after it came up. It is still asked.
+    /// Nothing was heard for several beats, or its link ended right after it came up. It is still asked.
     Suspected,
     /// Has links, but nothing was heard over them for a while.
     Silent,
