@@ -90,11 +90,11 @@ impl Server {
         loop {
             // An ICMP error of an earlier send is reported here; it says nothing about the next datagram.
             let Ok((length, from)) = self.udp.recv_from(&mut buffer).await else { continue };
-            let Some(received) = self.received(&buffer[..length], Transport::Udp, from) else { continue };
+            let Some((received, script)) = self.received(&buffer[..length], Transport::Udp, from) else { continue };
             let Ok(permit) = self.in_flight.clone().try_acquire_owned() else { continue };
             let server = self.clone();
             tokio::spawn(async move {
-                server.answer(&received, None).await;
+                server.answer(&received, script, None).await;
                 drop(permit);
             });
         }
@@ -115,18 +115,18 @@ impl Server {
             if read.read_exact(&mut packet).await.is_err() {
                 return;
             }
-            let Some(received) = self.received(&packet, Transport::Tcp, from) else { continue };
+            let Some((received, script)) = self.received(&packet, Transport::Tcp, from) else { continue };
             let Ok(permit) = self.in_flight.clone().try_acquire_owned() else { continue };
             let (server, write) = (self.clone(), write.clone());
             tokio::spawn(async move {
-                server.answer(&received, Some(&write)).await;
+                server.answer(&received, script, Some(&write)).await;
                 drop(permit);
             });
         }
     }
 
-    /// What does not even have a question is not counted: nobody could say what it asked.
-    fn received(&self, packet: &[u8], transport: Transport, from: SocketAddr) -> Option<Received> {
+    /// What arrived, and what it is answered. What does not even have a question is not counted: nobody could say what it asked.
+    fn received(&self, packet: &[u8], transport: Transport, from: SocketAddr) -> Option<(Received, Script)> {
         let query = Message::parse(packet).ok().or_else(|| {
             // Keep what can be read: the header and the first question.
             let mut head = packet.get(..12)?.to_vec();
@@ -137,12 +137,14 @@ impl Server {
         let question = query.questions.first()?.clone();
         let received =
             Received { question, query, packet: packet.to_vec(), transport, from, door: self.index, at: Moment::now() };
+        // Before the journal tells of it: whoever waited for it there may give the name another rule, which is for what comes.
+        let script = self.core.script(&received);
         self.core.journal.arrived(&received);
-        Some(received)
+        Some((received, script))
     }
 
-    async fn answer(&self, received: &Received, connection: Option<&Mutex<Option<OwnedWriteHalf>>>) {
-        let Script(steps) = self.core.script(received);
+    async fn answer(&self, received: &Received, script: Script, connection: Option<&Mutex<Option<OwnedWriteHalf>>>) {
+        let Script(steps) = script;
         for step in steps {
             match step {
                 Step::Wait(delay) => tokio::time::sleep(delay).await,
