@@ -148,11 +148,12 @@ fn the_longest_question_fits_into_a_short_reply() {
 /// Records of many kinds, with names inside and outside the zone of the question.
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let name = prop_oneof![
-        Just("www.example.com."),
-        Just("mail.Example.com."),
-        Just("a.b.c.www.example.com."),
-        Just("other.org."),
-        Just("."),
+        // Most of them of the question: an answer holds nothing else.
+        8 => Just("www.example.com."),
+        1 => Just("mail.Example.com."),
+        1 => Just("a.b.c.www.example.com."),
+        1 => Just("other.org."),
+        1 => Just("."),
     ]
     .prop_map(|name| Name::from_ascii(name).unwrap());
     let data = (0..6_u8, name.clone(), any::<[u8; 4]>()).prop_map(|(kind, name, octets)| match kind {
@@ -169,7 +170,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
 
 proptest! {
     #[test]
-    fn whatever_the_upstream_said_reaches_the_client(
+    fn whatever_was_accepted_of_the_upstream_reaches_the_client(
         answers in records(),
         authorities in records(),
         additionals in records(),
@@ -184,6 +185,7 @@ proptest! {
         upstream.add_answers(answers).add_authorities(authorities).add_additionals(additionals);
         let key = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes())).unwrap();
         let accepted = normalise(&key, &upstream.to_vec().unwrap(), &TtlLimits::default()).unwrap();
+        let upstream = Message::from_vec(&accepted.packet).unwrap();
         let entry = Entry { packet: accepted.packet, born: Moment::from_nanos(0), lifetime: accepted.lifetime, since: 0 };
         let (_, seen) = reply(&packet, &Ready::new(&key, &entry).unwrap(), elapsed, true, Some(TCP_LIMIT));
         for (sent, seen) in [
@@ -193,7 +195,7 @@ proptest! {
         ] {
             let told = |records: &[Record], elapsed: u32| -> Vec<_> {
                 let record = |record: &Record| {
-                    let ttl = record.ttl.min(86_400).saturating_sub(elapsed);
+                    let ttl = record.ttl.saturating_sub(elapsed);
                     (record.name.to_lowercase(), ttl, record.data.to_string().to_ascii_lowercase())
                 };
                 records.iter().map(record).collect()

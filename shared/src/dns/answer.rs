@@ -1,9 +1,9 @@
 //! The one acceptor of answers, for upstream packets and for peers' packets alike.
 //!
 //! An accepted answer is in *normal form*: ID 0; QR, RD and RA set; AA as received; TC, Z and AD clear; CD as in the
-//! key; NOERROR or NXDOMAIN; the key's question in lower case; no OPT; without DO none of RRSIG, NSEC and NSEC3 unless
-//! that type was asked; every TTL within the limits. Its lifetime is the smallest TTL of any record in any section.
-//! A packet that needs nothing taken out but a trailing OPT keeps its octets; else, or if a compression pointer leads to
+//! key; NOERROR or NXDOMAIN; the key's question in lower case; only records to which that question leads (`reach`), and so
+//! no OPT; without DO none of RRSIG, NSEC and NSEC3 unless that type was asked; every TTL within the limits. Its lifetime is
+//! the smallest TTL of any record in any section. A packet that needs nothing taken out but a trailing OPT keeps its octets; else, or if a compression pointer leads to
 //! something that is no name, its records are written anew.
 
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::encode::Encoder;
 use super::message::{HEADER, MAX_MESSAGE, Malformed, Message, Question, Record, Section};
 use super::name::Anchors;
 use super::rdata;
+use super::reach::Reach;
 use super::rr::{rcode, rtype};
 use crate::key::Key;
 
@@ -90,13 +91,14 @@ pub enum Refused {
 pub fn normalise(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Answer, Refused> {
     let message = Message::parse(packet)?;
     let question = response_to(key, &message)?;
+    let reach = Reach::of(key, &message)?;
     let mut anchors = anchors(&message);
     let mut anew = false;
     for record in message.records() {
         let record = record?;
         anew |= !sound(packet, &record, &mut anchors)?;
         let trailing_opt = record.rtype == rtype::OPT && record.end() == message.end();
-        anew |= !(belongs(key, &record) || trailing_opt);
+        anew |= !(trailing_opt || reach.covers(&record)?);
     }
     let end = match message.opt() {
         Some(opt) if opt.rdata.end == message.end() => opt.at,
@@ -109,7 +111,7 @@ pub fn normalise(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Answer,
     }
     let mut counts = message.header().records();
     if anew {
-        (octets, counts) = rewrite(key, &octets, &message, &question)?;
+        (octets, counts) = rewrite(&reach, &octets, &message, &question)?;
     } else if message.opt().is_some() {
         counts[2] = counts[2].saturating_sub(1);
     }
@@ -154,13 +156,14 @@ pub fn check(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Duration, R
     if packet.get(question.name) != Some(key.name()) {
         return not_normal("question in upper case");
     }
+    let reach = Reach::of(key, &message)?;
     let mut anchors = anchors(&message);
     for record in message.records() {
         let record = record?;
         if !sound(packet, &record, &mut anchors)? {
             return not_normal("a name that leans on something else than a name");
         }
-        if !belongs(key, &record) {
+        if !reach.covers(&record)? {
             return not_normal("a record that is not for this key");
         }
     }
@@ -210,22 +213,9 @@ fn sound(packet: &[u8], record: &Record, anchors: &mut Anchors) -> Result<bool, 
     Ok(sound)
 }
 
-/// Whether a record may stand in the answer to `key`.
-fn belongs(key: &Key, record: &Record) -> bool {
-    match record.rtype {
-        // RFC 6891 6.2.6 and 7: OPT is hop by hop.
-        rtype::OPT => false,
-        // RFC 4035 3.2.1: without DO "MUST strip any authenticating DNSSEC RRs", unless they were asked for.
-        rtype::RRSIG | rtype::NSEC | rtype::NSEC3 => {
-            key.flags().dnssec_ok || key.qtype() == record.rtype || key.qtype() == rtype::ANY
-        }
-        _ => true,
-    }
-}
-
-/// Writes header, question and every record that belongs; `lower` is the packet with its question in lower case.
+/// Writes header, question and every record that the question leads to; `lower` is the packet with its question in lower case.
 fn rewrite(
-    key: &Key,
+    reach: &Reach<'_>,
     lower: &[u8],
     message: &Message<'_>,
     question: &Question,
@@ -236,7 +226,7 @@ fn rewrite(
     let mut counts = [0; 3];
     for record in message.records() {
         let record = record?;
-        if belongs(key, &record) {
+        if reach.covers(&record)? {
             encoder.record(lower, &record)?;
             counts[record.section as usize] += 1;
         }

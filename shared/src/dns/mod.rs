@@ -8,4 +8,5 @@ mod encode;
 pub mod message;
 pub mod name;
 mod rdata;
+mod reach;
 pub mod rr;

@@ -209,6 +209,18 @@ impl Anchors {
     }
 }
 
+/// Whether a wire name is `zone` or below it. Both are uncompressed and in the same case.
+pub fn is_within(name: &[u8], zone: &[u8]) -> bool {
+    let Some(above) = name.len().checked_sub(zone.len()) else { return false };
+    let mut at = 0;
+    while at < above
+        && let Some(&length) = name.get(at)
+    {
+        at += 1 + usize::from(length);
+    }
+    at == above && name.get(at..) == Some(zone)
+}
+
 /// The labels of a checked, uncompressed wire name, without length octets and without the root.
 pub fn labels(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = wire;
@@ -398,6 +410,19 @@ mod tests {
         let over: Vec<u8> = [&b"\x01x"[..], &longest].concat();
         assert_eq!(end_of_uncompressed(&over, 0), Err(NameError::TooLong));
         assert_eq!(skip(&packet(&over), HEADER), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn a_name_is_within_a_zone_by_whole_labels() {
+        let within = |name: &str, zone: &str| is_within(&from_text(name).unwrap(), &from_text(zone).unwrap());
+        for zone in [".", "example.", "b.example.", "a.b.example."] {
+            assert!(within("a.b.example.", zone), "{zone}");
+        }
+        for zone in ["ample.", "a.example.", "x.a.b.example.", "other."] {
+            assert!(!within("a.b.example.", zone), "{zone}");
+        }
+        // Octets that look like the end of a label, and the zone, and are neither.
+        assert!(!is_within(b"\x09x\x07example\x00", b"\x07example\x00"));
     }
 
     #[test]
