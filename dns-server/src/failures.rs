@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// below its limit of 5 minutes, so that a repaired upstream shows at once.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A failure counts as repeated when it comes within this time after the last one was forgotten.
+/// A failure counts as repeated when it comes within this time after the last one was forgotten. So does one that the mesh tells.
 const STREAK: Duration = Duration::from_secs(10);
 
 /// Keys remembered, some 150 bytes each. Beyond it failures are not remembered: their queries cost an attempt each.
@@ -36,6 +36,8 @@ struct Failure {
     until: Moment,
     span: Duration,
     known: Known,
+    /// The mesh said so; this process did not find it out.
+    told: bool,
 }
 
 /// A failure that is still remembered.
@@ -59,13 +61,20 @@ impl Failures {
             Some(last) if now.since(last.until) < STREAK => (last.span * 2).min(LONGEST),
             _ => FIRST,
         };
-        self.insert(key, Failure { at: now, until: now + span, span, known }, now);
+        self.insert(key, Failure { at: now, until: now + span, span, known, told: false }, now);
     }
 
     /// The mesh says that the upstreams failed, and for how long that holds.
     pub fn told(&mut self, key: &Key, remaining: Duration, now: Moment) {
-        let remaining = remaining.min(LONGEST);
-        self.insert(key, Failure { at: now, until: now + remaining, span: FIRST, known: Known::Shared }, now);
+        let until = now + remaining.min(LONGEST);
+        self.insert(key, Failure { at: now, until, span: FIRST, known: Known::Shared, told: true }, now);
+    }
+
+    /// Whether a failure of `key` that the mesh tells of is to be believed. Not twice in a row: a member that lies would keep a
+    /// key from all clients of this replica for as long as it likes, and no sample of its answers would show that.
+    pub fn believes(&self, key: &Key, now: Moment) -> bool {
+        // Most processes have no failure at all.
+        self.keys.is_empty() || !self.keys.get(key).is_some_and(|last| last.told && now.since(last.until) < STREAK)
     }
 
     /// Whether `key` failed so short a time ago that a stale answer is good enough: less than `recheck`, and where no upstream
@@ -169,6 +178,18 @@ mod tests {
         assert_eq!(failures.known(&key(0), at(300)), None);
         failures.told(&key(1), Duration::from_secs(3_600), at(0));
         assert_eq!(failures.known(&key(1), at(5_000)), None);
+    }
+
+    #[test]
+    fn the_mesh_is_not_believed_twice_in_a_row() {
+        let mut failures = Failures::default();
+        assert!(failures.believes(&key(0), at(0)));
+        failures.told(&key(0), Duration::from_secs(1), at(0));
+        assert!(!failures.believes(&key(0), at(1_000)) && failures.believes(&key(1), at(1_000)));
+        assert!(failures.believes(&key(0), at(11_000)), "after a quiet time it starts anew");
+        // What this process found out itself may well be true again.
+        failures.failed(&key(0), Known::Shared, at(1_000));
+        assert!(failures.believes(&key(0), at(2_000)));
     }
 
     #[test]

@@ -169,11 +169,13 @@ impl Core {
         }
     }
 
-    /// An entry must answer the question of its key, whoever sent it: a mesh that lies is one that has nothing.
+    /// An entry must answer the question of its key, whoever sent it, and a failure must not be the second one in a row that this
+    /// process is only told of: a mesh that lies is one that has nothing.
     pub(super) fn checked(&self, key: &Key, word: Word<Lease>) -> Word<Lease> {
         let (entry, is_stale) = match word {
             Word::Entry(entry) => (entry, false),
             Word::Stale(entry) => (entry, true),
+            Word::Failure(_) if !self.failures().believes(key, Moment::now()) => return Word::Proceed,
             word => return word,
         };
         if !self.purges.ledger().admits(key, entry.since) {
