@@ -108,6 +108,8 @@ pub struct Metrics {
     pub refused_entries: Counter,
     /// Purges applied.
     pub purges: Counter,
+    /// Purges in the log now.
+    pub purges_remembered: Gauge,
     /// Entries of peers that a purge had overtaken.
     pub overtaken: Counter,
     /// Messages lost to a full lane or a link that was gone.
@@ -214,6 +216,8 @@ impl Metrics {
         counter("transfer_bytes_fetched", "Bytes of those entries and their keys", &self.transfer.bytes);
         counter("transfers_broken", "Transfers that broke before their end", &self.transfer.broken);
         self.trust.register(registry);
+        let help = "Purges in the log; more than it has room for are replaced by one of everything";
+        registry.register("purges_remembered", help, self.purges_remembered.clone());
         registry.register("node_state", "1 for the state that this replica is in", self.node_state.clone());
         registry.register("routed", "Lookups that missed the own store, by who answered", self.routed.clone());
         let help = "Writes that asked for more than the owner's copy, by level and whether it was reached";

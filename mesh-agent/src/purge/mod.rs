@@ -85,7 +85,9 @@ pub async fn run(agent: Arc<Agent>, stop: CancellationToken) {
             // A walk over the whole store, on a thread that nothing else waits for.
             sweep = Some(tokio::task::spawn_blocking(move || store.sweep()));
         }
-        if agent.purges.look(|book| book.log().is_full()) {
+        let (remembered, is_full) = agent.purges.look(|book| (book.log().len(), book.log().is_full()));
+        agent.metrics.purges_remembered.set(i64::try_from(remembered).unwrap_or(i64::MAX));
+        if is_full {
             warn!("more purges than can be remembered: everything is purged in their place");
             begin(&agent, Scope::Everything, None).await;
         }
