@@ -16,7 +16,6 @@ use heimdall_shared::link::{BATCH_BYTES_MAX, H2_WINDOW};
 use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,6 +39,7 @@ use crate::links::Links;
 use crate::local_socket::{LocalSocket, LocalSocketMetrics};
 use crate::membership::{Discovered, Event, Membership, Update, View};
 use crate::metrics::Metrics;
+use crate::network::{Listener, Machine, Network};
 use crate::purge;
 use crate::repair::Repairs;
 use crate::service::Operations;
@@ -68,7 +68,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// An agent whose sockets are bound.
 pub struct App {
     config: Config,
-    peer_listener: TcpListener,
+    network: Arc<dyn Network>,
+    peer_listener: Arc<dyn Listener>,
     peer_address: SocketAddr,
     local: LocalSocket,
     credentials: Credentials,
@@ -87,6 +88,14 @@ impl Config {
     /// # Errors
     /// With the address or file that stood in the way.
     pub async fn build(self) -> anyhow::Result<App> {
+        self.build_on(Arc::new(Machine)).await
+    }
+
+    /// The same, with `network` between this agent and its peers.
+    ///
+    /// # Errors
+    /// As [`Config::build`].
+    pub async fn build_on(self, network: Arc<dyn Network>) -> anyhow::Result<App> {
         let (identity_metrics, local_metrics) = (IdentityMetrics::default(), LocalSocketMetrics::default());
         let (metrics, purges) = (Arc::<Metrics>::default(), Arc::new(purge::ledger(self.stale_limit)));
         let store = Arc::new(Store::keeping_stale(self.store_bytes, self.stale_limit, Arc::clone(&purges)));
@@ -98,7 +107,8 @@ impl Config {
         let credentials = Credentials::load(&self.tls_dir, &self.node, identity_metrics.clone())
             // Its text says it all, sources included.
             .map_err(|error| anyhow::anyhow!("{error}"))?;
-        let peer_listener = TcpListener::bind(self.peer_listen)
+        let peer_listener = network
+            .listen(self.peer_listen)
             .await
             .with_context(|| format!("cannot listen for peers on {}", self.peer_listen))?;
         let peer_address = peer_listener.local_addr()?;
@@ -107,6 +117,7 @@ impl Config {
         let admin = Admin::bind(self.http_listen, readiness.clone(), registry, axum::Router::new()).await?;
         Ok(App {
             config: self,
+            network,
             peer_listener,
             peer_address,
             local,
@@ -212,7 +223,7 @@ impl App {
 
         let identity = self.credentials.subscribe();
         tasks.spawn(self.credentials.run(POLL_EVERY, end.clone()));
-        let connector = Arc::new(Connector::new(identity.clone(), self.identity_metrics.clone()));
+        let connector = Arc::new(Connector::new(self.network, identity.clone(), self.identity_metrics.clone()));
         let dial = {
             let (agent, tasks, connector) = (Arc::clone(&agent), tasks.clone(), Arc::clone(&connector));
             move |member, address, stop| {

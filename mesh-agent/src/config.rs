@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heimdall_shared::config::{EXIT_USAGE, Mode, Opt, Reader, parse_duration};
+use heimdall_shared::config::{EXIT_USAGE, Mode, Opt, Reader, parse_bytes, parse_duration};
 use heimdall_shared::link::WriteLevel;
 use heimdall_shared::telemetry::parse_filter;
 
@@ -245,6 +245,40 @@ const STORE_BYTES_MIN: u64 = 1 << 20;
 
 /// Slower than this, one chunk would take longer than the giver waits for the next request.
 const TRANSFER_RATE_MIN: u64 = 64 << 10;
+
+impl Default for Config {
+    /// The defaults of the options, of a member without a name that knows no other.
+    fn default() -> Self {
+        let text = |name| OPTIONS.iter().find(|option| option.name == name).map_or("", |option| option.default);
+        let time = |name| parse_duration(text(name)).expect("the default must be a time");
+        let bytes = |name| parse_bytes(text(name)).expect("the default must be a size");
+        let number = |name, max| count(text(name), max).expect("the default must be a number");
+        Self {
+            node: Arc::default(),
+            peer_listen: address(text("peer-listen")).expect("the default must be an address"),
+            advertise: None,
+            peers: Vec::new(),
+            tls_dir: PathBuf::from(text("tls-dir")),
+            socket: PathBuf::from(text("socket")),
+            http_listen: address(text("http-listen")).expect("the default must be an address"),
+            replication_factor: number("replication-factor", REPLICATION_MAX),
+            promise: Promise {
+                level: WriteLevel::from_name(text("write-consistency")).expect("the default must be a level"),
+                within: time("write-timeout"),
+            },
+            store_bytes: bytes("store-bytes"),
+            stale_limit: time("stale-limit"),
+            workers: number("workers", WORKERS_MAX),
+            peer_budget: time("peer-budget"),
+            tick: time("tick"),
+            lease: time("lease"),
+            transfer_rate: bytes("transfer-rate"),
+            drain: time("drain"),
+            peer_sample: text("peer-sample").parse().expect("the default must be a number"),
+            log: text("log").to_owned(),
+        }
+    }
+}
 
 impl Config {
     /// Reads this process's options.

@@ -28,6 +28,7 @@ pub mod log_limit;
 pub mod lookup;
 pub mod membership;
 pub mod metrics;
+pub mod network;
 pub mod permissions;
 pub mod publish;
 pub mod purge;

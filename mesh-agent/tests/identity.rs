@@ -16,6 +16,7 @@ use heimdall_agent::identity::refusal::Refusal;
 use heimdall_agent::identity::{
     Acceptor, Connector, Credentials, Identity, IdentityMetrics, PeerInfo, PeerStream, Snapshot,
 };
+use heimdall_agent::network::Machine;
 use heimdall_certs::{Ca, Leaf, TRUST_DOMAIN, Validity};
 use outsider::{chain, client, connect};
 use rustls::version::{TLS12, TLS13};
@@ -51,14 +52,14 @@ impl Replica {
         let identity = credentials.subscribe();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (acceptor, incoming) = Acceptor::new(listener, identity.clone(), metrics.clone());
+        let (acceptor, incoming) = Acceptor::new(Arc::new(listener), identity.clone(), metrics.clone());
         let stop = CancellationToken::new();
         let accepting = tokio::spawn(acceptor.run(stop.clone()));
         Self { dir, credentials, identity, metrics, address, incoming, stop, accepting }
     }
 
     fn connector(&self) -> Connector {
-        Connector::new(self.identity.clone(), self.metrics.clone())
+        Connector::new(Arc::new(Machine), self.identity.clone(), self.metrics.clone())
     }
 
     /// The next connection that was let in.

@@ -1,5 +1,6 @@
 //! The one clock: `CLOCK_BOOTTIME`, which neither steps with the wall clock nor stands still while a machine sleeps.
 
+use std::cell::Cell;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -11,9 +12,22 @@ use nix::time::{ClockId, clock_gettime};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
+thread_local! {
+    /// What this thread reads instead of the machine's clock.
+    static SIMULATED: Cell<Option<fn() -> Moment>> = const { Cell::new(None) };
+}
+
+/// Has this thread read `clock` from now on: for a simulation that drives the time of everything that runs in it.
+pub fn simulate(clock: fn() -> Moment) {
+    SIMULATED.set(Some(clock));
+}
+
 impl Moment {
     /// Reads the clock (a vDSO call, about 25 ns).
     pub fn now() -> Self {
+        if let Some(simulated) = SIMULATED.get() {
+            return simulated();
+        }
         let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME must exist on Linux 2.6.39 and later");
         Self(Duration::from(time).as_nanos() as u64)
     }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +26,7 @@ use super::metrics::IdentityMetrics;
 use super::refusal::Refusal;
 use super::spiffe::Identity;
 use crate::log_limit::LogLimit;
+use crate::network::{Connection, Listener};
 use crate::seated::Seated;
 
 /// Handshakes at a time. One costs about a millisecond of CPU; more at once only make all of them late. When all are
@@ -63,12 +63,12 @@ pub struct PeerInfo {
 }
 
 /// A connection whose other end is a replica or an operator of our trust domain.
-pub type PeerStream = Seated<Expiring<TlsStream<TcpStream>>, PeerInfo>;
+pub type PeerStream = Seated<Expiring<TlsStream<Connection>>, PeerInfo>;
 
 /// The accept loop.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: TcpListener,
+    listener: Arc<dyn Listener>,
     identity: watch::Receiver<Arc<Snapshot>>,
     metrics: IdentityMetrics,
     connections: Arc<Semaphore>,
@@ -79,7 +79,7 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor for `listener`, and the stream of what it accepts. The stream ends when [`Acceptor::run`] does.
     pub fn new(
-        listener: TcpListener,
+        listener: Arc<dyn Listener>,
         identity: watch::Receiver<Arc<Snapshot>>,
         metrics: IdentityMetrics,
     ) -> (Self, ReceiverStream<io::Result<PeerStream>>) {
@@ -95,8 +95,10 @@ impl Acceptor {
         let tasks = TaskTracker::new();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut pause = ACCEPT_PAUSES.0;
-        while let Some((tcp, address, place)) = stop.run_until_cancelled(self.next(&handshakes, &mut pause)).await {
-            let handshake = self.handshake(tcp, address, place);
+        while let Some((connection, address, place)) =
+            stop.run_until_cancelled(self.next(&handshakes, &mut pause)).await
+        {
+            let handshake = self.handshake(connection, address, place);
             let stop = stop.clone();
             tasks.spawn(async move {
                 stop.run_until_cancelled(handshake).await;
@@ -112,13 +114,13 @@ impl Acceptor {
         &self,
         handshakes: &Arc<Semaphore>,
         pause: &mut Duration,
-    ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    ) -> (Connection, SocketAddr, OwnedSemaphorePermit) {
         let place = Arc::clone(handshakes).acquire_owned().await.expect("the semaphore must never be closed");
         loop {
             match self.listener.accept().await {
-                Ok((tcp, address)) => {
+                Ok((connection, address)) => {
                     *pause = ACCEPT_PAUSES.0;
-                    return (tcp, address, place);
+                    return (connection, address, place);
                 }
                 // The connection died in the queue: the next one may be well.
                 Err(error) if is_of_one_connection(&error) => {
@@ -138,7 +140,7 @@ impl Acceptor {
 
     fn handshake(
         &self,
-        tcp: TcpStream,
+        connection: Connection,
         address: SocketAddr,
         place: OwnedSemaphorePermit,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -149,7 +151,7 @@ impl Acceptor {
         let metrics = self.metrics.clone();
         let log = Arc::clone(&self.log);
         async move {
-            let result = greet(tcp, address, server, &connections).await;
+            let result = greet(connection, address, server, &connections).await;
             match result {
                 Ok(stream) => {
                     metrics.count_accepted(&stream.info().identity.role);
@@ -162,8 +164,8 @@ impl Acceptor {
                     if let Some(suppressed) = log.allow() {
                         warn!(%address, reason = reason.as_str(), detail, suppressed, "peer connection refused");
                     }
-                    if let Some(tcp) = told {
-                        linger(tcp).await;
+                    if let Some(connection) = told {
+                        linger(connection).await;
                     }
                 }
             }
@@ -178,7 +180,7 @@ struct Refused {
     reason: Refusal,
     detail: String,
     /// The connection, where an alert that says why is on its way.
-    told: Option<TcpStream>,
+    told: Option<Connection>,
 }
 
 impl Refused {
@@ -188,7 +190,7 @@ impl Refused {
 }
 
 async fn greet(
-    tcp: TcpStream,
+    connection: Connection,
     address: SocketAddr,
     server: Arc<rustls::ServerConfig>,
     connections: &Arc<Semaphore>,
@@ -196,13 +198,12 @@ async fn greet(
     let place = Arc::clone(connections)
         .try_acquire_owned()
         .map_err(|_| Refused::new(Refusal::Full, format!("{CONNECTIONS_MAX} connections are open")))?;
-    // Ticks and answers are small and must not wait for each other.
-    tcp.set_nodelay(true).map_err(|error| Refused::new(Refusal::Connection, error.to_string()))?;
-    let handshake = TlsAcceptor::from(server).accept(tcp).into_fallible();
+    let handshake = TlsAcceptor::from(server).accept(connection).into_fallible();
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, tcp))) => {
-            return Err(Refused { reason: Refusal::of(&error), detail: Refusal::explain(&error), told: Some(tcp) });
+        Ok(Err((error, connection))) => {
+            let told = Some(connection);
+            return Err(Refused { reason: Refusal::of(&error), detail: Refusal::explain(&error), told });
         }
         Err(_) => return Err(Refused::new(Refusal::Timeout, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
     };
@@ -215,12 +216,12 @@ async fn greet(
 }
 
 /// Lets a refused client read why, and ends.
-async fn linger(mut tcp: TcpStream) {
+async fn linger(mut connection: Connection) {
     let read = async {
-        tcp.shutdown().await?;
+        connection.shutdown().await?;
         let (mut buffer, mut left) = ([0; 1_024], LINGER.0);
         while left > 0 {
-            match tcp.read(&mut buffer).await? {
+            match connection.read(&mut buffer).await? {
                 0 => break,
                 count => left = left.saturating_sub(count),
             }
@@ -232,7 +233,7 @@ async fn linger(mut tcp: TcpStream) {
 }
 
 /// Reads once more what the handshake has checked: the TLS library keeps the certificate and not our conclusion.
-fn who(stream: &TlsStream<TcpStream>) -> Result<(Identity, SystemTime), String> {
+fn who(stream: &TlsStream<Connection>) -> Result<(Identity, SystemTime), String> {
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificate = certificates.first().ok_or("it showed no certificate")?;
     let identity = Identity::from_certificate(certificate).map_err(|error| error.to_string())?;

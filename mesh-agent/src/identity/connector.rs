@@ -9,7 +9,6 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -20,6 +19,7 @@ use super::expiring::Expiring;
 use super::files::not_after;
 use super::metrics::IdentityMetrics;
 use super::refusal::Refusal;
+use crate::network::{Connection, Network};
 
 /// Longest dial, connection and handshake together. A peer that needs longer is as good as gone; whoever waits for it
 /// has long gone on by itself.
@@ -33,11 +33,12 @@ pub const KEEPALIVE: Duration = Duration::from_secs(5);
 const ORIGIN: &str = "https://heimdall-peer";
 
 /// A connection that was dialled.
-pub type DialledStream = Expiring<TlsStream<TcpStream>>;
+pub type DialledStream = Expiring<TlsStream<Connection>>;
 
 /// Dials peers with the certificate that is in use at that moment.
 #[derive(Clone, Debug)]
 pub struct Connector {
+    network: Arc<dyn Network>,
     identity: watch::Receiver<Arc<Snapshot>>,
     metrics: IdentityMetrics,
 }
@@ -56,9 +57,9 @@ pub struct DialError {
 }
 
 impl Connector {
-    /// A connector that follows `identity`.
-    pub const fn new(identity: watch::Receiver<Arc<Snapshot>>, metrics: IdentityMetrics) -> Self {
-        Self { identity, metrics }
+    /// A connector over `network` that follows `identity`.
+    pub fn new(network: Arc<dyn Network>, identity: watch::Receiver<Arc<Snapshot>>, metrics: IdentityMetrics) -> Self {
+        Self { network, identity, metrics }
     }
 
     /// Connects to `address` and makes sure that the replica `expected` answers there.
@@ -113,11 +114,10 @@ impl Connector {
     async fn connect(&self, address: SocketAddr, expected: &str) -> Result<DialledStream, (Refusal, String)> {
         let client =
             self.identity.borrow().client(expected).map_err(|error| (Refusal::of_tls(&error), error.to_string()))?;
-        let tcp = TcpStream::connect(address).await.map_err(|error| (Refusal::Connection, error.to_string()))?;
-        // Ticks and answers are small and must not wait for each other.
-        tcp.set_nodelay(true).map_err(|error| (Refusal::Connection, error.to_string()))?;
+        let connected = self.network.connect(address).await;
+        let connection = connected.map_err(|error| (Refusal::Connection, error.to_string()))?;
         let stream = TlsConnector::from(client)
-            .connect(ServerName::IpAddress(address.ip().into()), tcp)
+            .connect(ServerName::IpAddress(address.ip().into()), connection)
             .await
             .map_err(|error| (Refusal::of(&error), Refusal::explain(&error)))?;
         let connection = stream.get_ref().1;
