@@ -122,6 +122,29 @@ impl Cluster {
         process.stop(DRAIN_PATIENCE).await
     }
 
+    /// Waits until one process that was told to end has.
+    ///
+    /// # Errors
+    /// It was not running, or does not end.
+    pub async fn ended(&mut self, index: usize, part: Part) -> Result<ExitStatus> {
+        let mut process = self.replicas[index].take(part)?;
+        process.ended_within(DRAIN_PATIENCE).await
+    }
+
+    /// Starts both processes of a replica, and waits until they are ready and know each other.
+    ///
+    /// # Errors
+    /// One of them does not start, or does not become ready.
+    pub async fn start_replica(&mut self, index: usize) -> Result<()> {
+        for part in [Part::Agent, Part::Dns] {
+            self.start(index, part)?;
+        }
+        for part in [Part::Agent, Part::Dns] {
+            self.ready(index, part).await?;
+        }
+        self.linked(index).await
+    }
+
     /// Starts a process that was stopped or killed, with the replica's present layout and settings.
     ///
     /// # Errors
@@ -140,9 +163,18 @@ impl Cluster {
     /// # Errors
     /// A file cannot be written.
     pub fn set_members(&mut self, members: &[usize]) -> Result<()> {
+        self.tell_members(members, members)
+    }
+
+    /// Makes `members` the members of the cluster, as far as the replicas `told` know: those of them that run hear it at
+    /// once, the others when they start.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn tell_members(&mut self, told: &[usize], members: &[usize]) -> Result<()> {
         let peers: Vec<_> =
             members.iter().map(|&index| &self.replicas[index].layout).map(|of| (of.name.clone(), of.peer)).collect();
-        for &index in members {
+        for &index in told {
             let replica = &mut self.replicas[index];
             replica.settings.peers.clone_from(&peers);
             write_peers(&replica.layout, &replica.settings)?;

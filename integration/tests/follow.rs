@@ -4,15 +4,13 @@
 
 use std::time::Duration;
 
-use heimdall_integration::client::question;
 use heimdall_integration::cluster::Cluster;
-use heimdall_integration::upstream::{Upstream, address_of};
-use heimdall_integration::wire::{Flags, Message, Name, Record};
+use heimdall_integration::unary::{address, entry, key};
+use heimdall_integration::upstream::Upstream;
 use heimdall_proto::v1::cache_stream_request::Filter;
 use heimdall_proto::v1::purge_cache_request::What;
 use heimdall_proto::v1::{
-    CacheAction, CacheEntry, CacheKey, CacheStreamRequest, CacheUpdate, EvictionCause, PurgeCacheRequest,
-    SetCacheEntryRequest,
+    CacheAction, CacheStreamRequest, CacheUpdate, EvictionCause, PurgeCacheRequest, SetCacheEntryRequest,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -85,19 +83,8 @@ async fn a_reader_gets_what_there_is_and_then_what_happens_to_the_names_that_it_
     cluster.shut_down().await.unwrap();
 }
 
-/// Records of an answer of a kilobyte.
+/// Records of an answer of a kilobyte: large, as connections have room for 2 MiB that nobody reads.
 const RECORDS: usize = 60;
-
-/// An answer as an upstream sends it, only larger.
-fn entry(name: &str) -> Option<CacheEntry> {
-    let (parsed, query) = (Name::parse(name).unwrap(), question(name, "A").unwrap());
-    let mut answer = Message { opt: None, ..query.response() };
-    (answer.id, answer.flags) = (0, Flags(Flags::QR | Flags::RD | Flags::RA));
-    // Large, as connections have room for 2 MiB that nobody reads.
-    let record = || Record::a(&parsed, 300, address_of(&parsed));
-    let packet = (0..RECORDS).fold(answer, |answer, _| answer.with_answer(record())).encode();
-    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000, purges: 0 })
-}
 
 /// More entries than a reader may be behind, and than the store has room for.
 const MANY: usize = 6_000;
@@ -113,8 +100,8 @@ async fn a_reader_that_lags_is_told_so_and_goes_on() {
         writers.spawn(async move {
             for number in (writer..MANY).step_by(16) {
                 let name = format!("many-{number}.example.");
-                let key = Some(CacheKey { name: name.clone(), ..CacheKey::default() });
-                let request = SetCacheEntryRequest { key, entry: entry(&name), token: None, level: 0 };
+                let entry = entry(&name, &vec![address(&name); RECORDS]);
+                let request = SetCacheEntryRequest { key: key(&name), entry, token: None, level: 0 };
                 agent.set_cache_entry(request).await.unwrap();
             }
         });

@@ -1,16 +1,15 @@
-//! Copies that serve: write levels, an owner that came up empty, a name that everybody asks for.
+//! Copies that serve: write levels, an owner that came up empty.
 
 #![allow(clippy::unwrap_used)]
 
 use futures_util::future::join_all;
-use heimdall_integration::client::question;
 use heimdall_integration::cluster::{Cluster, Part};
 use heimdall_integration::process::Signal;
-use heimdall_integration::upstream::{Rule, Upstream, address_of};
-use heimdall_integration::wire::{Flags, Message, Name, Record};
+use heimdall_integration::unary::{address, entry, key};
+use heimdall_integration::upstream::Upstream;
 use heimdall_proto::v1::lock_answer::Kind;
 use heimdall_proto::v1::{
-    AcquireQueryLockRequest, CacheEntry, CacheKey, LeaseToken, SetCacheEntryRequest, SetCacheEntryResponse, WriteLevel,
+    AcquireQueryLockRequest, LeaseToken, SetCacheEntryRequest, SetCacheEntryResponse, WriteLevel,
 };
 use tonic::{Code, Status};
 
@@ -24,19 +23,6 @@ async fn start(replicas: usize, copies: usize) -> (Upstream, Cluster) {
     (upstream, cluster)
 }
 
-fn key(name: &str) -> Option<CacheKey> {
-    Some(CacheKey { name: name.to_owned(), r#type: "A".to_owned(), ..CacheKey::default() })
-}
-
-/// The answer that the upstream would give, as a dns-server publishes it.
-fn entry(name: &str) -> Option<CacheEntry> {
-    let (parsed, query) = (Name::parse(name).unwrap(), question(name, "A").unwrap());
-    let mut answer = Message { opt: None, ..query.response() };
-    (answer.id, answer.flags) = (0, Flags(Flags::QR | Flags::RD | Flags::RA));
-    let packet = answer.with_answer(Record::a(&parsed, 300, address_of(&parsed))).encode();
-    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000, purges: 0 })
-}
-
 async fn publish(
     cluster: &Cluster,
     asked: usize,
@@ -44,7 +30,8 @@ async fn publish(
     level: WriteLevel,
     token: Option<LeaseToken>,
 ) -> Result<SetCacheEntryResponse, Status> {
-    let request = SetCacheEntryRequest { key: key(name), entry: entry(name), token, level: level.into() };
+    let request =
+        SetCacheEntryRequest { key: key(name), entry: entry(name, &[address(name)]), token, level: level.into() };
     cluster.agent(asked).await.unwrap().set_cache_entry(request).await.map(tonic::Response::into_inner)
 }
 
@@ -188,44 +175,4 @@ async fn an_owner_that_restarted_gets_back_what_its_replicas_still_have() {
     cluster.client(0).ask_address(&name).await.unwrap();
     assert_eq!(upstream.journal().total().resolutions, 1, "{:?}", upstream.journal().repeated());
     cluster.shut_down().await.unwrap();
-}
-
-/// Lifetimes over which a hot name is watched, and clients that ask for it at each replica.
-const LIFETIMES: usize = 4;
-const CLIENTS: usize = 8;
-
-async fn a_hot_name(replicas: usize, copies: usize) {
-    let (upstream, cluster) = start(replicas, copies).await;
-    let name = cluster.name_owned_by(0, "hot");
-    upstream.rule(&name, "A", Rule::answer(&[&format!("{name} 3 IN A 192.0.2.1")]));
-    let asked = join_all((0..replicas * CLIENTS).map(|number| {
-        let (client, upstream, name) = (cluster.client(number % replicas), &upstream, &name);
-        async move {
-            let mut asked = 0;
-            while upstream.journal().count(name, "A").resolutions <= LIFETIMES {
-                client.ask(name, "A").await.unwrap();
-                asked += 1;
-            }
-            asked
-        }
-    }))
-    .await;
-    let lifetimes = upstream.journal().count(&name, "A").resolutions;
-    let lookups = cluster.metrics(0, Part::Agent).await.unwrap().sum("heimdall_agent_peer_lookups_total", &[]) as usize;
-    let asked: usize = asked.iter().sum();
-    println!(
-        "{replicas} replicas, {copies} copies: asked {asked} times in {lifetimes} lifetimes, {lookups} lookups at the owner"
-    );
-    // A copy is up to a ping older than the original, so its replica asks once more at its end; and so does one whose answer
-    // took longer than its owner allowed for, as on a machine that has no time.
-    let others = replicas - 1;
-    assert!(asked > 20 * others * lifetimes, "the name must be hot");
-    assert!(lookups <= 2 * others * lifetimes, "{lookups} lookups of {others} others in {lifetimes} lifetimes");
-    cluster.shut_down().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hot_name_costs_its_owner_one_fetch_per_replica_and_lifetime() {
-    a_hot_name(3, 1).await;
-    a_hot_name(4, 2).await;
 }

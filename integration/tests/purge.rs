@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use heimdall_integration::cluster::{Cluster, Part};
+use heimdall_integration::unary::key;
 use heimdall_integration::upstream::{Gate, Rule, Upstream};
 use heimdall_integration::wire::{Name, Record};
 use heimdall_proto::v1::purge_cache_request::What;
-use heimdall_proto::v1::{CacheKey, InjectEntryRequest, PurgeCacheRequest, ReplicaOutcome, ReplicaResult};
+use heimdall_proto::v1::{InjectEntryRequest, PurgeCacheRequest, ReplicaOutcome, ReplicaResult};
 use tonic::Code;
 
 /// Longer than any machine needs for a purge.
@@ -183,7 +184,7 @@ async fn an_injected_answer_is_served_by_every_replica_until_it_is_purged() {
         if known {
             ask_everywhere(&cluster, 3, &name).await;
         }
-        let key = Some(CacheKey { name: name.clone(), ..CacheKey::default() });
+        let key = key(&name);
         let data = vec!["198.51.100.7".to_owned()];
         let request = InjectEntryRequest { key, ttl: 600, data, packet: Vec::new().into(), wait_ms: PATIENT_MS };
         let results = cluster.agent(2).await.unwrap().inject_entry(request).await.unwrap().into_inner().results;
@@ -198,7 +199,7 @@ async fn an_injected_answer_is_served_by_every_replica_until_it_is_purged() {
         ask_everywhere(&cluster, 3, &name).await;
         assert_eq!(queries(&upstream, &name), 1 + usize::from(known));
     }
-    let key = Some(CacheKey { name: "a.example.".to_owned(), ..CacheKey::default() });
+    let key = key("a.example.");
     let wrong = InjectEntryRequest { key, ttl: 60, data: vec!["x".to_owned()], ..InjectEntryRequest::default() };
     let refused = cluster.agent(0).await.unwrap().inject_entry(wrong).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");

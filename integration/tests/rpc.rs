@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use heimdall_integration::client::question;
 use heimdall_integration::cluster::{Cluster, Part};
-use heimdall_integration::upstream::{Upstream, address_of};
-use heimdall_integration::wire::{Flags, Message, Name, Record};
+use heimdall_integration::unary::{address, entry, key};
+use heimdall_integration::upstream::Upstream;
 use heimdall_proto::v1::lock_answer::Kind;
 use heimdall_proto::v1::{
-    AcquireQueryLockRequest, CacheEntry, CacheKey, GetCacheEntryRequest, LeaseToken, ReleaseQueryLockRequest,
+    AcquireQueryLockRequest, CacheEntry, GetCacheEntryRequest, LeaseToken, ReleaseQueryLockRequest,
     SetCacheEntryRequest, WaitForResultRequest,
 };
 
@@ -16,19 +15,6 @@ async fn start() -> (Upstream, Cluster) {
     let upstream = Upstream::start().await.unwrap();
     let cluster = Cluster::builder().replicas(3).long_budgets().start(&upstream).await.unwrap();
     (upstream, cluster)
-}
-
-fn key(name: &str) -> Option<CacheKey> {
-    Some(CacheKey { name: name.to_owned(), r#type: "A".to_owned(), ..CacheKey::default() })
-}
-
-/// The answer that the upstream would give, as an upstream sends it.
-fn entry(name: &str) -> Option<CacheEntry> {
-    let (parsed, query) = (Name::parse(name).unwrap(), question(name, "A").unwrap());
-    let mut answer = Message { opt: None, ..query.response() };
-    (answer.id, answer.flags) = (0, Flags(Flags::QR | Flags::RD | Flags::RA));
-    let packet = answer.with_answer(Record::a(&parsed, 300, address_of(&parsed))).encode();
-    Some(CacheEntry { packet: packet.into(), age_ms: 0, lifetime_ms: 300_000, purges: 0 })
 }
 
 async fn acquire(cluster: &Cluster, asked: usize, name: &str) -> Kind {
@@ -65,7 +51,8 @@ async fn one_gets_the_lease_another_waits_and_both_have_the_published_answer() {
         .await
         .unwrap();
     assert!(!waiting.is_finished(), "there is no result yet");
-    let request = SetCacheEntryRequest { key: key(&name), entry: entry(&name), token: lease.token, level: 0 };
+    let request =
+        SetCacheEntryRequest { key: key(&name), entry: entry(&name, &[address(&name)]), token: lease.token, level: 0 };
     let stored = holder.set_cache_entry(request).await.unwrap().into_inner();
     assert!(stored.stored, "{stored:?}");
     let result = waiting.await.unwrap().unwrap().into_inner().answer.and_then(|answer| answer.kind);
@@ -108,8 +95,9 @@ async fn what_is_no_answer_to_its_key_is_not_stored() {
     let (_upstream, cluster) = start().await;
     let name = cluster.name_owned_by(1, "refused");
     let mut agent = cluster.agent(0).await.unwrap();
-    let other = entry("other.example.");
-    let cut = entry(&name).map(|entry| CacheEntry { packet: entry.packet.slice(..entry.packet.len() - 1), ..entry });
+    let other = entry("other.example.", &[address("other.example.")]);
+    let cut = entry(&name, &[address(&name)])
+        .map(|entry| CacheEntry { packet: entry.packet.slice(..entry.packet.len() - 1), ..entry });
     for wrong in [other, cut] {
         let request = SetCacheEntryRequest { key: key(&name), entry: wrong, token: None, level: 0 };
         // Refused in words or with a status: either way nothing is there afterwards.

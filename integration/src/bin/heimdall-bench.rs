@@ -1,8 +1,10 @@
 //! `heimdall-bench`: what a cached answer costs, beside what the kernel alone costs.
 
-use clap::Parser;
-use heimdall_integration::bench;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    bench::run(&bench::Options::parse())
+use clap::Parser;
+use heimdall_integration::{bench, ended};
+
+fn main() -> ExitCode {
+    ended(bench::run(&bench::Options::parse()))
 }

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 use heimdall_proto::v1::mesh_agent_client::MeshAgentClient;
-use heimdall_proto::v1::{CacheKey, ListMembersRequest, LocateKeyRequest, LocateKeyResponse, MemberState};
+use heimdall_proto::v1::{ListMembersRequest, LocateKeyRequest, LocateKeyResponse, MemberState};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Cluster;
-use crate::ownership;
 use crate::wire::Name;
+use crate::{ownership, unary};
 
 impl Cluster {
     /// A client of the local surface of one agent.
@@ -42,8 +42,8 @@ impl Cluster {
     /// # Errors
     /// It does not answer.
     pub async fn locate(&self, index: usize, name: &str) -> Result<LocateKeyResponse> {
-        let key = Some(CacheKey { name: name.to_owned(), r#type: "A".to_owned(), ..CacheKey::default() });
-        Ok(self.agent(index).await?.locate_key(LocateKeyRequest { key }).await?.into_inner())
+        let request = LocateKeyRequest { key: unary::key(name) };
+        Ok(self.agent(index).await?.locate_key(request).await?.into_inner())
     }
 
     /// Waits until `copies` members have a live entry for the name.

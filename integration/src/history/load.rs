@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Asked, History, Told, told};
 use crate::client::{Client, question};
+use crate::service::Service;
 use crate::wire::Name;
 
 /// An answer that has not come by then is lost: above the query budget of 4 s, so that what comes late is told apart.
@@ -20,14 +21,14 @@ pub(super) const LOST_AFTER: Duration = Duration::from_secs(6);
 const ROUND: Duration = Duration::from_millis(10);
 
 /// How much is asked, and what.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pace {
     /// Questions in a second, to all replicas together.
     pub per_second: u32,
     /// Names, the most popular one first: the n-th is asked for 1/n times as often (Zipf 1.0).
     pub names: Vec<String>,
-    /// The servers; each question goes to one of them at random.
-    pub servers: Vec<Client>,
+    /// Where each question goes.
+    pub service: Service,
 }
 
 /// Clients at work.
@@ -73,8 +74,8 @@ async fn ask(history: History, pace: Pace, stop: CancellationToken) -> TaskTrack
                 at < 0.0
             });
             let name = pace.names[rank.unwrap_or_default()].clone();
-            let replica = rand::rng().random_range(0..pace.servers.len());
-            tasks.spawn(one(history.clone(), pace.servers[replica], replica, name));
+            let (replica, server) = pace.service.pick();
+            tasks.spawn(one(history.clone(), server, replica, name));
         }
     }
     tasks
