@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::Ipv4Addr;
+
 use heimdall_integration::cluster::{Cluster, Part};
+use heimdall_integration::net::free_ports;
 use heimdall_integration::process::Signal;
 use heimdall_integration::upstream::{Gate, Rule, Upstream};
 use heimdall_proto::v1::HandOffRequest;
@@ -128,6 +131,57 @@ async fn who_stands_in_for_a_leaver_joins_the_wait_there() {
     assert_eq!(upstream.journal().count(&name, "A").resolutions, 1);
     let status = cluster.replica_mut(1).process_mut(Part::Agent).unwrap().ended().await.unwrap();
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_names_whom_it_has_not_reached_yet_and_fetches_that_one_s_part_when_it_has() {
+    let upstream = Upstream::start().await.unwrap();
+    let builder = Cluster::builder().replicas(3).spares(1).replication_factor(2).long_budgets();
+    let mut cluster = builder.start(&upstream).await.unwrap();
+    let names = names("known-to-one");
+    // Asked through the replica that is killed: no other dns-server has them in its own cache.
+    assert_eq!(ask_all(&upstream, &cluster, 2, &names).await, NAMES);
+    for name in &names {
+        cluster.replicated(0, name, 2).await.unwrap();
+    }
+    for part in [Part::Agent, Part::Dns] {
+        cluster.kill(2, part).await.unwrap();
+    }
+    let members = [0, 1, 3];
+    let order = |cluster: &Cluster, name: &str| -> Vec<usize> {
+        cluster.order(name).into_iter().filter(|replica| members.contains(replica)).collect()
+    };
+    // Replica 1 alone has these, and the newcomer comes before it.
+    let late: Vec<String> = names.iter().filter(|name| order(&cluster, name) == [3, 1, 0]).cloned().collect();
+    assert!(!late.is_empty());
+    cluster.tell_members(&[0, 3], &members).unwrap();
+    // Nobody listens where the newcomer looks for replica 1, and replica 1 does not know it.
+    let [nowhere] = free_ports(Ipv4Addr::LOCALHOST);
+    let peers = &mut cluster.replica_mut(3).settings.peers;
+    peers.iter_mut().find(|(name, _)| name == "replica-1").unwrap().1 = (Ipv4Addr::LOCALHOST, nowhere).into();
+    for part in [Part::Agent, Part::Dns] {
+        cluster.start(3, part).unwrap();
+    }
+    for part in [Part::Agent, Part::Dns] {
+        cluster.ready(3, part).await.unwrap();
+    }
+    cluster.linked(3).await.unwrap();
+    cluster.sees(0, 3, true).await.unwrap();
+    // Replica 0 has a link to each of the others.
+    assert_eq!(ask_all(&upstream, &cluster, 0, &late).await, 0, "replica 1 has them");
+
+    cluster.tell_members(&[1, 3], &members).unwrap();
+    cluster.whole().await.unwrap();
+    for name in names.iter().filter(|name| order(&cluster, name)[..2].contains(&3)) {
+        cluster
+            .until(&format!("the newcomer to have {name}"), async || {
+                let located = cluster.locate(3, name).await.unwrap();
+                located.holdings.iter().any(|holding| holding.replica == "replica-3" && holding.found)
+            })
+            .await
+            .unwrap();
+    }
+    cluster.shut_down().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

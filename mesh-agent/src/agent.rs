@@ -102,7 +102,7 @@ impl Agent {
         if self.view().is_leaving() {
             return NodeState::of(Condition::Leaving);
         }
-        if !self.warmth.now().is_over(Moment::now()) {
+        if self.warmth.now().is_starting(Moment::now()) {
             return NodeState::of(Condition::Starting);
         }
         let reasons = self.degraded.load();

@@ -106,7 +106,10 @@ pub async fn follow(agent: &Agent, grant: Grant) {
     // Those who may be waiting see that it is at work; a takeover is confirmed by it.
     publish::tick(agent, std::slice::from_ref(&token), &[]);
     agent.metrics.asked_first.inc();
-    let found = timeout(WAIT_WITHIN, find(agent, to, &key, &first, &mut in_hand)).await.ok().flatten();
+    let found = match whom(agent, &key, &first, &token.granter) {
+        Some(peer) => timeout(WAIT_WITHIN, find(agent, to, &key, &peer, &mut in_hand)).await.ok().flatten(),
+        None => None,
+    };
     match found {
         Some((peer, entry)) => {
             agent.metrics.asked_first_found.inc();
@@ -120,15 +123,23 @@ pub async fn follow(agent: &Agent, grant: Grant) {
     }
 }
 
+/// The first from `named` on in the key's order to whom this replica has a link: the granter may have none to the one that it
+/// names, and then does not know whether that one is there. A member that leaves is not asked for anything else, but still
+/// for this.
+fn whom(agent: &Agent, key: &Key, named: &str, granter: &str) -> Option<Arc<Peer>> {
+    let view = agent.view();
+    let linked = |name: &str| agent.links.peer(name).filter(|peer| peer.is_usable());
+    let order = view.ring().order(key.slot()).skip_while(|name| ***name != *named);
+    order.filter(|name| ***name != *granter).find_map(|name| linked(name)).or_else(|| linked(named))
+}
+
 async fn find(
     agent: &Agent,
     to: ReplyTo,
     key: &Key,
-    first: &str,
+    peer: &Arc<Peer>,
     in_hand: &mut InHand<'_>,
 ) -> Option<(Arc<Peer>, Entry)> {
-    // A member that leaves is not asked for anything else, but still for this.
-    let peer = agent.links.peer(first).filter(|peer| peer.is_usable())?;
     let lookup = Lookup {
         key: key.clone(),
         deadline: WAIT_WITHIN,
@@ -138,7 +149,7 @@ async fn find(
         mode: LookupMode::JoinOnly,
     };
     let asked = Moment::now();
-    let mut request = Request::send(&peer, |id| Message::Lookup { id, lookup })?;
+    let mut request = Request::send(peer, |id| Message::Lookup { id, lookup })?;
     let Ok(mut word) = timeout(peer.budget(agent.budgets.peer), request.replies().recv()).await else {
         peer.was_silent(asked, Moment::now());
         agent.metrics.peer_silent.inc();
@@ -153,7 +164,7 @@ async fn find(
             Reply::Entry(entry) => {
                 let entry = agent.check(key, &entry).ok()?;
                 agent.trust.taken(key, &entry, &peer.member);
-                return Some((Arc::clone(&peer), entry));
+                return Some((Arc::clone(peer), entry));
             }
             Reply::Held { token, holder } => {
                 in_hand.wait_for(&token);

@@ -193,6 +193,7 @@ impl Peer {
         self.reason = match state {
             State::Joining => Reason::Discovered,
             State::Up => Reason::Heard,
+            State::Suspected if self.ending.is_some() => Reason::LinkEnded,
             State::Suspected | State::Silent => Reason::NotHeard,
             State::Leaving => Reason::Announced,
             State::Down => Reason::LinkEnded,

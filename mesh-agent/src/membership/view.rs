@@ -38,7 +38,17 @@ impl Member {
 
     /// Whether there is a link to it that is heard, be it leaving or not.
     pub const fn is_linked(&self) -> bool {
-        matches!(self.state, State::Up | State::Suspected | State::Leaving)
+        match self.state {
+            State::Up | State::Leaving => true,
+            // Its link ended right after it came up: it may not know this agent yet, and refuse it.
+            State::Suspected => !matches!(self.reason, Reason::LinkEnded),
+            State::Joining | State::Silent | State::Down => false,
+        }
+    }
+
+    /// Whether it may get a link soon: nothing says that it cannot be reached.
+    pub const fn is_coming(&self) -> bool {
+        !self.is_linked() && !matches!(self.state, State::Silent) && !matches!(self.reason, Reason::DialFailed(_))
     }
 }
 

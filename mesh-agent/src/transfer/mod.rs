@@ -17,6 +17,7 @@ pub mod serve;
 mod slots;
 mod warming;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -151,25 +152,18 @@ impl Puller {
         let agent = Arc::clone(&self.agent);
         let share = plan::share(agent.view().ring(), &agent.name);
         agent.warmth.change(|warming| warming.fetching(&slots, &share, Moment::now()));
-        let begun = Moment::now();
-        let mut fetching = std::pin::pin!(timeout(WARM_WITHIN, self.fetch(slots.clone())));
-        let fetched = match ready {
-            None => fetching.await,
-            Some(latch) => {
-                let first = timeout(READY_WITHIN, &mut fetching).await;
-                drop(latch);
-                if first.is_err() {
+        let had = CancellationToken::new();
+        let readiness = async {
+            if let Some(latch) = ready {
+                if timeout(READY_WITHIN, had.cancelled()).await.is_err() {
                     info!("ready, with a part of the entries still on its way");
                 }
-                match first {
-                    Ok(fetched) => fetched,
-                    Err(_) => fetching.await,
-                }
+                drop(latch);
             }
         };
+        // What is late beyond that is a miss.
+        let (_, ()) = tokio::join!(timeout(WARM_WITHIN, self.fetch(slots.clone(), had.clone())), readiness);
         agent.warmth.change(|warming| warming.fetched(&slots));
-        let Taken { entries, kept, complete } = fetched.unwrap_or_default();
-        info!(?slots, entries, kept, complete, after = ?Moment::now().since(begun), "fetched what this replica keeps");
     }
 
     /// Fetches what this agent has to keep when `leaver` is gone, and says so.
@@ -184,38 +178,75 @@ impl Puller {
         answer(&self.agent, &leaver, taken);
     }
 
-    /// Fetches `slots`, each from the first in its order that answers; what one could not give is asked of the next.
-    async fn fetch(&self, slots: Slots) -> Taken {
-        let (mut left, mut failed) = (slots, Vec::new());
+    /// Fetches `slots`, each from the first in its order that answers; what one could not give is asked of the next. While who
+    /// comes before that one has no link yet, its part is still waited for. `had` is cancelled when all was fetched that can
+    /// be had soon.
+    async fn fetch(&self, slots: Slots, had: CancellationToken) {
+        let begun = Moment::now();
+        let (wanted, mut left, mut failed) = (slots.len(), slots, Vec::new());
+        let mut given: BTreeMap<Arc<str>, Slots> = BTreeMap::new();
         let mut sum = Taken::default();
         let mut views = self.agent.view.clone();
-        let mut rounds = 0;
-        while !left.is_empty() && rounds < ROUNDS {
+        let (mut had, mut in_vain) = (Some(had.drop_guard()), 0);
+        while in_vain < ROUNDS {
             let view = Arc::clone(&views.borrow_and_update());
-            let parts = plan::parts(&view, &left, &failed);
-            if parts.is_empty() {
+            let plan::Sources { parts, late } = plan::sources(&view, &left, &failed);
+            let mut asked = Vec::new();
+            for (source, mut slots) in parts {
+                let mut here = given.get(&source).cloned().unwrap_or_else(Slots::none);
+                here.retain_all(&slots);
+                slots.remove_all(&here);
+                let mut whole = here.clone();
+                whole.remove_all(&late);
+                here.retain_all(&late);
+                self.agent.warmth.change(|warming| warming.fetched(&whole).given(&here));
+                left.remove_all(&whole);
+                if !slots.is_empty() {
+                    asked.push((source, slots));
+                }
+            }
+            if left.is_empty() {
+                break;
+            }
+            if asked.is_empty() {
                 // A newcomer may know the others before they know it, and then cannot reach them yet.
                 let may_come = view.members().iter().any(|member| !failed.contains(&member.name));
+                let comes_soon = view.members().iter().any(|member| member.is_coming());
+                if !given.is_empty() && !comes_soon && had.take().is_some() {
+                    let Taken { entries, kept, .. } = sum;
+                    info!(
+                        entries,
+                        kept,
+                        slots = wanted,
+                        late = left.len(),
+                        "fetched what can be had of this replica's share"
+                    );
+                }
                 if !may_come || views.changed().await.is_err() {
                     break;
                 }
                 continue;
             }
-            rounds += 1;
-            let pulls = parts.iter().map(async |(source, slots)| (source, slots, self.pull(source, slots).await));
+            let pulls = asked.iter().map(async |(source, slots)| (source, slots, self.pull(source, slots).await));
+            let mut all_came = true;
             for (source, slots, taken) in futures_util::future::join_all(pulls).await {
                 sum.entries += taken.entries;
                 sum.kept += taken.kept;
-                if taken.complete {
-                    self.agent.warmth.change(|warming| warming.fetched(slots));
-                    left.remove_all(slots);
-                } else {
+                if !taken.complete {
                     failed.push(Arc::clone(source));
+                    all_came = false;
+                } else if self.agent.links.peer(source).is_some() {
+                    given.entry(Arc::clone(source)).or_insert_with(Slots::none).insert_all(slots);
+                } else {
+                    // Whoever has no link here sends no copies of what comes to it from now on.
+                    all_came = false;
                 }
             }
+            in_vain += usize::from(!all_came);
         }
-        sum.complete = left.is_empty();
-        sum
+        let Taken { entries, kept, .. } = sum;
+        let complete = left.is_empty();
+        info!(slots = wanted, entries, kept, complete, after = ?Moment::now().since(begun), "fetched what this replica keeps");
     }
 }
 

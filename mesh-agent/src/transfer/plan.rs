@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::membership::View;
+use crate::membership::{State, View};
 use crate::ring::Ring;
 use crate::transfer::Slots;
 
@@ -32,27 +32,66 @@ pub fn inherited(view: &View, leaver: &str) -> Slots {
     })
 }
 
+/// From whom slots are fetched.
+#[derive(Debug)]
+pub struct Sources {
+    /// The slots of each source.
+    pub parts: BTreeMap<Arc<str>, Slots>,
+    /// Those that somebody may have who has no link yet and comes before their source in the order: what was published to that
+    /// one alone is nowhere else.
+    pub late: Slots,
+}
+
+/// What can be had of a member now.
+#[derive(Clone, Copy)]
+enum Standing {
+    /// All that it keeps.
+    Settled,
+    /// It lacks entries itself.
+    Starting,
+    /// Nothing yet.
+    Late,
+    /// Nothing.
+    Out,
+}
+
 /// From whom each of the `wanted` slots is fetched: from the first in its order that answers, since that one owned it
 /// before this agent came, or has a copy. Who starts itself is asked only for what nobody else has. Slots that nobody can
 /// give are left out.
-pub fn parts(view: &View, wanted: &Slots, excluded: &[Arc<str>]) -> BTreeMap<Arc<str>, Slots> {
-    let is_source = |name: &str| {
-        let linked = view.member(name).is_some_and(|member| member.is_linked());
-        linked && !excluded.iter().any(|other| **other == *name)
+pub fn sources(view: &View, wanted: &Slots, excluded: &[Arc<str>]) -> Sources {
+    let standing = |name: &str| match view.member(name) {
+        Some(member) if !excluded.contains(&member.name) => match member.state {
+            _ if member.is_linked() && view.is_starting(name) => Standing::Starting,
+            _ if member.is_linked() => Standing::Settled,
+            State::Silent => Standing::Out,
+            _ => Standing::Late,
+        },
+        _ => Standing::Out,
     };
-    let sources: Vec<&Arc<str>> = view.ring().members().iter().filter(|name| is_source(name)).collect();
-    let settled: Vec<&Arc<str>> = sources.iter().copied().filter(|name| !view.is_starting(name)).collect();
-    let mut parts: BTreeMap<Arc<str>, Slots> = BTreeMap::new();
-    if sources.is_empty() {
-        return parts;
-    }
+    let standings: BTreeMap<&str, Standing> =
+        view.ring().members().iter().map(|name| (&**name, standing(name))).collect();
+    let mut sources = Sources { parts: BTreeMap::new(), late: Slots::none() };
     for slot in wanted.iter() {
-        let first_of = |names: &[&Arc<str>]| view.ring().order(slot).find(|name| names.contains(name)).cloned();
-        if let Some(source) = first_of(&settled).or_else(|| first_of(&sources)) {
-            parts.entry(source).or_insert_with(Slots::none).insert(slot);
+        let (mut source, mut is_late) = (None, false);
+        for name in view.ring().order(slot) {
+            match standings.get(&**name) {
+                Some(Standing::Settled) => {
+                    source = Some(name);
+                    break;
+                }
+                Some(Standing::Starting) => source = source.or(Some(name)),
+                Some(Standing::Late) => is_late = true,
+                Some(Standing::Out) | None => {}
+            }
+        }
+        if let Some(source) = source {
+            sources.parts.entry(Arc::clone(source)).or_insert_with(Slots::none).insert(slot);
+        }
+        if is_late {
+            sources.late.insert(slot);
         }
     }
-    parts
+    sources
 }
 
 #[cfg(test)]
@@ -99,7 +138,7 @@ mod tests {
     fn every_slot_of_a_share_is_fetched_from_the_first_in_its_order_that_answers() {
         let view = view("a", 2, &["b", "c", "d"], None);
         let wanted = share(view.ring(), "a");
-        let parts = parts(&view, &wanted, &["c".into()]);
+        let Sources { parts, late } = sources(&view, &wanted, &["c".into()]);
         assert_eq!(parts.keys().map(|name| &**name).collect::<Vec<_>>(), ["b", "d"]);
         let mut together = Slots::none();
         for (source, slots) in &parts {
@@ -111,6 +150,14 @@ mod tests {
             }
         }
         assert_eq!(together, wanted);
+        for slot in wanted.iter() {
+            let first = view.ring().order(slot).find(|name| ["b", "d", "e"].contains(&&***name));
+            assert_eq!(
+                late.contains(slot),
+                first.is_some_and(|name| **name == *"e"),
+                "e was not reached yet: slot {slot}"
+            );
+        }
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Slots {
         self.0.iter_mut().zip(&others.0).for_each(|(mine, other)| *mine &= !other);
     }
 
+    /// Takes all out that are not among `others`.
+    pub fn retain_all(&mut self, others: &Self) {
+        self.0.iter_mut().zip(&others.0).for_each(|(mine, other)| *mine &= other);
+    }
+
     /// Whether no slot is in the set.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&byte| byte == 0)
@@ -96,6 +101,8 @@ mod tests {
         assert!(!rest.contains(3) && rest.contains(4));
         rest.insert_all(&slots);
         assert_eq!(rest, Slots::all());
+        rest.retain_all(&slots);
+        assert_eq!(rest, slots);
         rest.remove_all(&Slots::all());
         assert!(rest.is_empty());
     }
