@@ -10,8 +10,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod agreement;
 mod clocks;
 mod partitions;
 mod processes;
 mod purges;
+mod rolling;
 mod stage;

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use heimdall_integration::client::Client;
 use heimdall_integration::cluster::{Builder, Cluster, Part};
 use heimdall_integration::history::{Bounds, History, Load, Pace, Verdict, grants};
 use heimdall_integration::network::{Network, OUTSIDE, in_own_network};
+use heimdall_integration::service::Service;
 use heimdall_integration::upstream::Upstream;
 
 /// Replicas, unless a cell says otherwise.
@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     pub(crate) upstream: Upstream,
     pub(crate) cluster: Cluster,
     pub(crate) history: History,
+    /// Where clients are sent: to all replicas, unless a cell says otherwise.
+    pub(crate) service: Service,
     load: Option<Load>,
 }
 
@@ -54,7 +56,12 @@ impl Stage {
 
     /// Three replicas that are made as `change` says.
     pub(crate) async fn set_with(change: impl FnOnce(Builder) -> Builder) -> Self {
-        let network = Network::new(REPLICAS).unwrap();
+        Self::set_of(REPLICAS, change).await
+    }
+
+    /// So many replicas that are made as `change` says.
+    pub(crate) async fn set_of(replicas: usize, change: impl FnOnce(Builder) -> Builder) -> Self {
+        let network = Network::new(replicas).unwrap();
         let upstream = Upstream::start_at(OUTSIDE, 0).await.unwrap();
         let history = History::default();
         upstream.otherwise(history.numbered_answers().after(UPSTREAM));
@@ -62,7 +69,8 @@ impl Stage {
             .start(&upstream)
             .await
             .unwrap();
-        Self { network, upstream, cluster, history, load: None }
+        let service = Service::new(&cluster, 0..replicas);
+        Self { network, upstream, cluster, history, service, load: None }
     }
 
     /// The n-th most popular name.
@@ -84,9 +92,8 @@ impl Stage {
 
     /// Clients ask for these names from now on.
     pub(crate) fn ask(&mut self, per_second: u32, names: Vec<String>) {
-        let servers =
-            (0..self.cluster.replicas().len()).map(|index| self.cluster.client(index)).collect::<Vec<Client>>();
-        self.load = Some(Load::begin(&self.history, Pace { per_second, names, servers }));
+        let service = self.service.clone();
+        self.load = Some(Load::begin(&self.history, Pace { per_second, names, service }));
     }
 
     /// Lets the clients end, and judges what they were told.
@@ -121,6 +128,13 @@ impl Stage {
     pub(crate) async fn fallbacks(&self) -> usize {
         let silent = self.cluster.total(Part::Agent, "heimdall_agent_peer_silent_total", &[]).await;
         usize::try_from(self.cluster.figures("fallbacks").await.unwrap()).unwrap() + silent as usize
+    }
+
+    /// The same of one replica's processes.
+    pub(crate) async fn fallbacks_of(&self, replica: usize) -> usize {
+        let metrics = self.cluster.metrics(replica, Part::Agent).await.unwrap();
+        let silent = metrics.sum("heimdall_agent_peer_silent_total", &[]);
+        usize::try_from(self.cluster.figure(replica, "fallbacks").await.unwrap()).unwrap() + silent as usize
     }
 
     /// Every agent sees every other one, within the patience of the harness.
