@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use heimdall_integration::cluster::{Cluster, Part};
 use heimdall_integration::upstream::Upstream;
-use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Reply};
+use heimdall_shared::link::{Link, Message, Reply};
 
 use super::liar::Liar;
-use super::lies::{LIAR, join, key};
+use super::lies::{LIAR, join};
 
 /// Leases that run out before a member gets no more.
 const OVERDUE: usize = 8;
@@ -31,18 +30,6 @@ fn hoard(link: &Link, message: &Message) {
     }
 }
 
-fn ask_for(liar: &Liar, id: u64, name: &str) {
-    let lookup = Lookup {
-        key: key(name),
-        deadline: Duration::from_secs(4),
-        skipped: Vec::new(),
-        stream: 1,
-        trace: None,
-        mode: LookupMode::Join,
-    };
-    liar.link(1).push(Message::Lookup { id, lookup }).unwrap();
-}
-
 fn answer_to(liar: &Liar, id: u64) -> Option<Reply> {
     let answers = liar.heard(1, |message| match message {
         Message::Reply { id: to, reply } if *to == id => Some(reply.clone()),
@@ -61,7 +48,7 @@ async fn leases_that_are_hoarded_cost_a_wait_and_no_answer_and_then_there_are_no
     join(&mut liar, &cluster, &[1]).await;
     let names: Vec<String> = (0..OVERDUE).map(|n| cluster.name_owned_by(1, &format!("hoarded{n}"))).collect();
     for (name, id) in names.iter().zip((1..).step_by(2)) {
-        ask_for(&liar, id, name);
+        liar.ask_for(1, id, name).unwrap();
         cluster.until("an answer", async || answer_to(&liar, id).is_some()).await.unwrap();
         let answer = answer_to(&liar, id);
         assert!(matches!(answer, Some(Reply::Granted { .. })), "{name}: {answer:?}");
@@ -80,7 +67,7 @@ async fn leases_that_are_hoarded_cost_a_wait_and_no_answer_and_then_there_are_no
     let mut id = 1_001;
     cluster
         .until("nothing more is granted to it", async || {
-            ask_for(&liar, id, &cluster.name_owned_by(1, &format!("more{id}")));
+            liar.ask_for(1, id, &cluster.name_owned_by(1, &format!("more{id}"))).unwrap();
             id += 2;
             stopped().await == 1.0
         })
@@ -88,7 +75,7 @@ async fn leases_that_are_hoarded_cost_a_wait_and_no_answer_and_then_there_are_no
         .unwrap();
     let name = cluster.name_owned_by(1, "at-last");
     id += 2;
-    ask_for(&liar, id, &name);
+    liar.ask_for(1, id, &name).unwrap();
     cluster.until("an answer", async || answer_to(&liar, id).is_some()).await.unwrap();
     assert_eq!(answer_to(&liar, id), Some(Reply::Proceed));
     cluster.client(0).ask_address(&name).await.unwrap();

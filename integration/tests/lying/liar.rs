@@ -1,18 +1,22 @@
 //! A member of the cluster with a certificate of its own, whose every word the test decides.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use heimdall_agent::identity::{Connector, Credentials, IdentityMetrics};
+use heimdall_agent::network::Machine;
 use heimdall_integration::cluster::Cluster;
 use heimdall_proto::v1::replica_coordination_client::ReplicaCoordinationClient;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Hello, Link, Message, PROTOCOL_VERSION};
+use heimdall_shared::link::{Full, Hello, Link, Lookup, LookupMode, Message, PROTOCOL_VERSION};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
+
+use super::lies::key;
 
 /// The address that it gives for every name.
 pub(crate) const LIE: [u8; 4] = [203, 0, 113, 66];
@@ -36,13 +40,19 @@ impl Liar {
     /// The replica of this index, which nobody has started, under its own certificate.
     pub(crate) fn of(cluster: &Cluster, index: usize, manner: impl Manner) -> Self {
         let layout = &cluster.replica(index).layout;
-        let credentials = Credentials::load(&layout.tls, &layout.name, IdentityMetrics::default()).unwrap();
-        let connector = Connector::new(credentials.subscribe(), IdentityMetrics::default());
-        let (name, manner) = (layout.name.clone(), Arc::new(manner));
+        Self::with(&layout.tls, &layout.name, manner)
+    }
+
+    /// Somebody of this name with the certificate in a folder.
+    pub(crate) fn with(tls: &Path, name: &str, manner: impl Manner) -> Self {
+        let credentials = Credentials::load(tls, name, IdentityMetrics::default()).unwrap();
+        let connector = Connector::new(Arc::new(Machine), credentials.subscribe(), IdentityMetrics::default());
+        let (name, manner) = (name.to_owned(), Arc::new(manner));
         Self { name, connector, manner, links: Vec::new(), heard: Arc::default(), readers: JoinSet::new() }
     }
 
-    async fn channel(&self, cluster: &Cluster, index: usize) -> Channel {
+    /// A connection to a replica.
+    pub(crate) async fn channel(&self, cluster: &Cluster, index: usize) -> Channel {
         let layout = &cluster.replica(index).layout;
         self.connector.channel(layout.peer, &layout.name).await.unwrap()
     }
@@ -72,6 +82,19 @@ impl Liar {
             }
             link.close();
         });
+    }
+
+    /// Asks a replica for a name, as a member that waits if somebody holds the lease.
+    pub(crate) fn ask_for(&self, replica: usize, id: u64, name: &str) -> Result<(), Full> {
+        let lookup = Lookup {
+            key: key(name),
+            deadline: Duration::from_secs(4),
+            skipped: Vec::new(),
+            stream: 1,
+            trace: None,
+            mode: LookupMode::Join,
+        };
+        self.link(replica).push(Message::Lookup { id, lookup })
     }
 
     /// The link to a replica.

@@ -1,13 +1,13 @@
 //! Lies are found out by comparing with the upstream, and the member that tells them is cut off.
 
 use heimdall_integration::cluster::{Cluster, Part};
+use heimdall_integration::unary;
 use heimdall_integration::upstream::{Upstream, address_of};
 use heimdall_integration::wire::{Message as Dns, Name};
-use heimdall_proto::v1::{CacheKey, GetCacheEntryRequest, ListMembersRequest, Member, MemberState};
+use heimdall_proto::v1::{GetCacheEntryRequest, ListMembersRequest, Member, MemberState};
 use heimdall_shared::dns::name;
 use heimdall_shared::key::{Flags, Key};
-use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply};
-use std::time::Duration;
+use heimdall_shared::link::{Link, Message, Publish, Reply};
 use tonic::Code;
 
 use super::liar::{LIE, Liar, lie};
@@ -38,7 +38,7 @@ pub(crate) async fn join(liar: &mut Liar, cluster: &Cluster, replicas: &[usize])
 }
 
 /// The liar as a replica sees it.
-async fn member(cluster: &Cluster, replica: usize) -> Option<Member> {
+pub(crate) async fn member(cluster: &Cluster, replica: usize) -> Option<Member> {
     let members = cluster.agent(replica).await.ok()?.list_members(ListMembersRequest {}).await.ok()?.into_inner();
     members.members.into_iter().find(|member| member.name == cluster.replica(LIAR).layout.name)
 }
@@ -48,13 +48,13 @@ pub(crate) fn key(name: &str) -> Key {
 }
 
 /// Whether the answer is the lie; else it must be the truth.
-fn is_lie(reply: &Dns, name: &str) -> bool {
+pub(crate) fn is_lie(reply: &Dns, name: &str) -> bool {
     let told = reply.answers.last().unwrap_or_else(|| panic!("{name}: {reply:?}")).rdata.clone();
     assert!(told == LIE || told == address_of(&Name::parse(name).unwrap()).octets(), "{name}: {reply:?}");
     told == LIE
 }
 
-async fn cut_offs(cluster: &Cluster, replica: usize, of: usize) -> u64 {
+pub(crate) async fn cut_offs(cluster: &Cluster, replica: usize, of: usize) -> u64 {
     let label = format!("member=\"{}\"", cluster.replica(of).layout.name);
     let metrics = cluster.metrics(replica, Part::Agent).await.unwrap();
     metrics.sum("heimdall_agent_members_cut_off_total", &[&label]) as u64
@@ -116,9 +116,7 @@ async fn an_owner_that_lies_is_cut_off_and_its_lies_are_told_no_longer() {
     // The door is closed to it, by stream and by call; the others never dealt with it and still would.
     liar.join(&cluster, 0).await;
     liar.link(0).closed().await;
-    let request = GetCacheEntryRequest {
-        key: Some(CacheKey { name: names[0].clone(), r#type: "A".to_owned(), ..CacheKey::default() }),
-    };
+    let request = GetCacheEntryRequest { key: unary::key(&names[0]) };
     let refused = liar.client(&cluster, 0).await.get_cache_entry(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert!(refused.message().contains("cut off"), "{refused}");
@@ -131,15 +129,7 @@ async fn an_owner_that_lies_is_cut_off_and_its_lies_are_told_no_longer() {
 
 /// Gets the lease on a name from its owner, and publishes a lie under it.
 async fn publish(liar: &Liar, cluster: &Cluster, owner: usize, id: u64, name: &str) {
-    let lookup = Lookup {
-        key: key(name),
-        deadline: Duration::from_secs(4),
-        skipped: Vec::new(),
-        stream: 1,
-        trace: None,
-        mode: LookupMode::Join,
-    };
-    if liar.link(owner).push(Message::Lookup { id, lookup }).is_err() {
+    if liar.ask_for(owner, id, name).is_err() {
         return;
     }
     // The link may end at any moment: then there is nothing more to publish.

@@ -1,7 +1,14 @@
-//! A member that lies: it has a certificate, it keeps to the protocol, and what it says is wrong.
+//! A member that lies, or is of another release: it has a certificate, and the test decides its every word.
 
 #![allow(clippy::unwrap_used)]
 
+mod health;
 mod hoards;
 mod liar;
 mod lies;
+mod octets;
+mod older;
+mod scene;
+mod together;
+mod versions;
+mod writes;
