@@ -92,3 +92,18 @@ async fn every_name_of_a_flood_is_answered_refused_or_lost() {
     assert_eq!(of("verified answers") + of("refused") + of("lost"), 300.0, "{figures}");
     assert!(of("verified answers") > 0.0, "{figures}");
 }
+
+#[tokio::test]
+async fn a_replica_that_is_killed_and_another_that_joins_lose_no_question_of_a_workload() {
+    let rounds = rounds(&["--mesh", "change", "--replicas", "3", "--play", "8"]).await;
+    let named: Vec<_> = rounds.iter().map(|round| round["mesh"].as_str().unwrap()).collect();
+    let expected = ["edge", "k8s"].map(|play| format!("{play}, 3 replicas, one killed and another joins"));
+    assert_eq!(named, expected);
+    for round in &rounds {
+        let of = |what: &str| round["figures"][what].as_f64().unwrap();
+        assert!(of("questions") > 0.0 && of("ideal") > 0.0, "{round}");
+        // Eight seconds are too short for the promised ratio: each question that is under way when the replica is killed weighs
+        // more.
+        assert!(of("upstream queries ÷ ideal") <= 1.25, "{round}");
+    }
+}

@@ -12,6 +12,7 @@ mod ideal;
 mod idle;
 mod miss;
 mod names;
+mod player;
 mod redis;
 mod storm;
 mod system;
@@ -48,8 +49,10 @@ pub enum What {
     Storm,
     /// Thousands of cold names at once
     Burst,
-    /// Upstream queries for each that is needed, with the edge and k8s workloads on 3 and 5 replicas
+    /// Upstream queries for each that is needed, with the edge and k8s workloads
     Ideal,
+    /// The same, and half-way one replica is killed and another one joins
+    Change,
     /// Memory and CPU time of ten replicas that do nothing
     Idle,
 }
@@ -72,6 +75,9 @@ pub struct MeshOptions {
     /// Seconds for which a workload is played
     #[arg(long, value_name = "N", default_value_t = 60, requires = "mesh")]
     pub play: u32,
+    /// Replicas of the clusters of ideal and change, one after the other, separated by commas
+    #[arg(long, value_name = "N", default_value = "3,5,10", value_delimiter = ',', requires = "mesh", value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub replicas: Vec<u32>,
     /// Folder with another build of both servers, measured in the same rounds
     #[arg(long, value_name = "DIR", requires = "mesh")]
     pub beside: Option<PathBuf>,
@@ -159,9 +165,11 @@ async fn measure(options: &MeshOptions, builds: &[Build], rounds: u32, seed: u64
                     bursts.round("burst", round, run.burst, &mut figures).await?;
                 }
             }
-            What::Ideal => {
-                for (play, replicas) in ideal::PLAYS.into_iter().flat_map(|play| [(play, 3), (play, 5)]) {
-                    ideal::play(&builds[0], replicas, play, &run, &mut figures).await?;
+            What::Ideal | What::Change => {
+                for play in ideal::PLAYS {
+                    for &replicas in &options.replicas {
+                        ideal::play(&builds[0], replicas, play, what == What::Change, &run, &mut figures).await?;
+                    }
                 }
             }
             What::Idle => {
