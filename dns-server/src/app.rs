@@ -57,12 +57,15 @@ impl Config {
     /// Binds every socket.
     ///
     /// # Errors
-    /// With the address that could not be bound.
+    /// With the address that could not be bound, or the size of the cache for which there is no memory.
     pub async fn build(self) -> anyhow::Result<App> {
         let workers = self.workers.max(1);
         let (sockets, dns) = bind::bind(&self.listen, workers)?;
         let metrics = Arc::new(Metrics::new(workers));
-        let cache = Arc::new(Cache::new(self.cache_bytes));
+        let cache = Cache::new(self.cache_bytes).with_context(|| {
+            format!("cannot reserve --cache-bytes, {} bytes; choose less than the machine has", self.cache_bytes)
+        })?;
+        let cache = Arc::new(cache);
         let mut registry = Registry::with_prefix("heimdall");
         metrics.register(&cache, &mut registry);
         let readiness = Readiness::default();

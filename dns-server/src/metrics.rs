@@ -278,7 +278,7 @@ mod tests {
         metrics.workers[1].l1_hits.add(4);
         metrics.outcome(MissOutcome::held_entry);
         let mut registry = Registry::with_prefix("heimdall");
-        metrics.register(&Arc::new(Cache::new(1 << 20)), &mut registry);
+        metrics.register(&Arc::new(Cache::new(1 << 20).unwrap()), &mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [

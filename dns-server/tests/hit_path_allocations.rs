@@ -65,7 +65,7 @@ fn query(index: usize) -> Vec<u8> {
 }
 
 fn cache() -> Cache {
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     for index in 0..BATCH {
         let flags = Flags { dnssec_ok: index % 4 == 3, checking_disabled: false };
         let key = Key::new(&name(index), 1, 1, flags, "").unwrap();

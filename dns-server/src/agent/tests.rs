@@ -14,7 +14,7 @@ fn key(number: u16) -> Key {
 }
 
 fn purges() -> Arc<Purges> {
-    Arc::new(Purges::new(Arc::new(crate::cache::Cache::new(1 << 20)), Duration::ZERO))
+    Arc::new(Purges::new(Arc::new(crate::cache::Cache::new(1 << 20).unwrap()), Duration::ZERO))
 }
 
 /// A link that is up, and the other end of it.

@@ -37,7 +37,7 @@ struct Server {
 
 impl Server {
     fn new(upstream: SocketAddr, agent: Option<&ScriptedAgent>, patience: &Patience) -> Self {
-        let (cache, metrics) = (Arc::new(Cache::new(1 << 20)), Arc::new(Metrics::new(1)));
+        let (cache, metrics) = (Arc::new(Cache::new(1 << 20).unwrap()), Arc::new(Metrics::new(1)));
         let settings = Settings {
             servers: vec![Address { socket: upstream, transport: Transport::Udp }],
             attempt_timeout: patience.attempt,

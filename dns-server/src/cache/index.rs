@@ -1,11 +1,16 @@
 //! Where entries stand: a set-associative table that is read without a lock. Each key has one bucket, a cache line of eight slots.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::memory::Place;
+use super::memory::{Place, WORD};
+use super::pages::Pages;
 
 /// Slots in a bucket: those of a cache line.
 const WAYS: usize = 8;
+
+/// Bytes of the smallest page of any processor.
+const PAGE_MIN: usize = 4 << 10;
 
 /// Set when the entry was asked for since it was written or last spared.
 const ASKED: u64 = 1 << 47;
@@ -50,9 +55,8 @@ impl Slot {
     }
 }
 
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Bucket([AtomicU64; WAYS]);
+/// A page begins with one, and so each is in a cache line of its own.
+type Bucket = [AtomicU64; WAYS];
 
 /// One slot of the table, to be read and written. Only the holder of the cache's lock writes anything but [`Cell::ask`].
 #[derive(Clone, Copy, Debug)]
@@ -92,27 +96,39 @@ impl Cell<'_> {
 
 /// The table.
 #[derive(Debug)]
-pub(super) struct Index(Box<[Bucket]>);
+pub(super) struct Index(Pages);
 
 impl Index {
-    /// A table of at most `bytes` bytes.
-    pub(super) fn new(bytes: usize) -> Self {
-        Self((0..(bytes / size_of::<Bucket>()).max(1)).map(|_| Bucket::default()).collect())
+    /// A table of at most `bytes` bytes, but of one bucket at least. All of it is in memory from now on: any key may be anywhere
+    /// in it, and the first of them must not wait for it.
+    ///
+    /// # Errors
+    /// The system does not promise as much memory.
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
+        let buckets = (bytes / (WAYS * WORD)).max(1);
+        let pages = Pages::reserve(buckets * WAYS)?;
+        pages.words().iter().step_by(PAGE_MIN / WORD).for_each(|word| word.store(0, Ordering::Relaxed));
+        Ok(Self(pages))
     }
 
     /// Bytes of memory.
     pub(super) fn bytes(&self) -> u64 {
-        size_of_val(&*self.0) as u64
+        size_of_val(self.buckets()) as u64
     }
 
     /// Number of buckets.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.buckets().len()
+    }
+
+    #[inline(always)]
+    fn buckets(&self) -> &[Bucket] {
+        self.0.words().as_chunks().0
     }
 
     /// The slots of the bucket with this number.
     pub(super) fn bucket(&self, number: usize) -> impl Iterator<Item = Cell<'_>> {
-        self.0.get(number).map_or(&[][..], |bucket| &bucket.0).iter().map(Cell)
+        self.buckets().get(number).map_or(&[][..], |bucket| bucket).iter().map(Cell)
     }
 
     /// The first of [`Index::cells`].
@@ -151,13 +167,13 @@ impl Index {
     /// Begins to bring the bucket of `hash` near. The result is only there so that the read is not left out.
     #[inline]
     pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.0[self.number(hash)].0[0].load(Ordering::Relaxed)
+        self.buckets()[self.number(hash)][0].load(Ordering::Relaxed)
     }
 
     /// The slots of a hash's bucket, beginning anywhere.
     #[inline(always)]
     fn in_turn(&self, hash: u64) -> impl Iterator<Item = Cell<'_>> {
-        let bucket = &self.0[self.number(hash)].0;
+        let bucket = &self.buckets()[self.number(hash)];
         let first = hash as usize >> 16;
         (0..WAYS).map(move |nth| Cell(&bucket[(first + nth) % WAYS]))
     }
@@ -165,7 +181,7 @@ impl Index {
     #[inline(always)]
     fn number(&self, hash: u64) -> usize {
         // The upper half of the hash as a fraction of the buckets; the tag is in the lower half.
-        (((hash >> 32) * self.0.len() as u64) >> 32) as usize
+        (((hash >> 32) * self.len() as u64) >> 32) as usize
     }
 }
 

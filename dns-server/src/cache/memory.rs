@@ -4,8 +4,10 @@
 //! anything is overwritten. Words are atomic, so that a reader who comes too late reads octets without a meaning, not undefined
 //! ones; on the usual processors such a read is a plain one.
 
-use std::sync::OnceLock;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::pages::Pages;
 
 /// Bytes of a word.
 pub(super) const WORD: usize = 8;
@@ -14,56 +16,49 @@ pub(super) const WORD: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(pub(super) usize);
 
-/// A part of the memory that is given up at once.
+/// The number of a segment's edition, which changes whenever the entries in it are given up.
 #[derive(Debug, Default)]
-pub(super) struct Segment {
-    /// Allocated when it is first needed.
-    words: OnceLock<Box<[AtomicU64]>>,
-    /// Changes whenever its entries are given up.
-    edition: AtomicU64,
-}
+pub(super) struct Edition(AtomicU64);
 
-impl Segment {
-    /// The edition, to be compared after reading.
+impl Edition {
+    /// The number, to be compared after reading.
     #[inline]
-    pub(super) fn edition(&self) -> u64 {
-        self.edition.load(Ordering::Acquire)
+    pub(super) fn number(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
     }
 
     /// Whether what was read since then is of that edition.
     #[inline]
-    pub(super) fn is_still(&self, edition: u64) -> bool {
+    pub(super) fn is_still(&self, number: u64) -> bool {
         fence(Ordering::Acquire);
-        self.edition.load(Ordering::Relaxed) == edition
-    }
-
-    /// The words from `word` on.
-    #[inline]
-    pub(super) fn from(&self, word: usize) -> &[AtomicU64] {
-        self.words.get().and_then(|words| words.get(word..)).unwrap_or_default()
+        self.0.load(Ordering::Relaxed) == number
     }
 }
 
-/// All segments.
+/// All segments, one behind the other. Each is given up at once.
 #[derive(Debug)]
 pub(super) struct Memory {
-    segments: Box<[Segment]>,
+    pages: Pages,
+    /// Of each segment.
+    editions: Box<[Edition]>,
     /// Words of a segment, as a power of two.
     shift: u32,
-    /// The bits of a place that say where in its segment it is.
-    within: usize,
 }
 
 impl Memory {
     /// Room for `segments` segments of two to the power of `shift` words.
-    pub(super) fn new(segments: usize, shift: u32) -> Self {
-        let segments = (0..segments).map(|_| Segment::default()).collect();
-        Self { segments, shift, within: (1 << shift) - 1 }
+    ///
+    /// # Errors
+    /// The system does not promise as much memory.
+    pub(super) fn new(segments: usize, shift: u32) -> io::Result<Self> {
+        let words = segments.checked_mul(1 << shift).ok_or(io::ErrorKind::OutOfMemory)?;
+        let editions = (0..segments).map(|_| Edition::default()).collect();
+        Ok(Self { pages: Pages::reserve(words)?, editions, shift })
     }
 
     /// Number of segments.
     pub(super) fn len(&self) -> usize {
-        self.segments.len()
+        self.editions.len()
     }
 
     /// Words in each.
@@ -83,29 +78,28 @@ impl Memory {
         Place((segment << self.shift) + word)
     }
 
-    /// The segment and the word in it that a place is.
+    /// The edition that holds `place`.
     #[inline]
-    pub(super) fn resolve(&self, place: Place) -> Option<(&Segment, usize)> {
-        Some((self.segments.get(place.0 >> self.shift)?, place.0 & self.within))
+    pub(super) fn edition(&self, place: Place) -> Option<&Edition> {
+        self.editions.get(self.segment_of(place))
     }
 
-    /// The words from `place` to the end of its segment.
+    /// The words from `place` on.
+    #[inline]
     pub(super) fn at(&self, place: Place) -> &[AtomicU64] {
-        self.resolve(place).map_or(&[], |(segment, word)| segment.from(word))
+        self.pages.words().get(place.0..).unwrap_or_default()
     }
 
     /// Gives up what a segment holds. Nobody may be able to find it any more.
     pub(super) fn renew(&self, segment: usize) {
-        let edition = &self.segments[segment].edition;
-        edition.store(edition.load(Ordering::Relaxed) + 1, Ordering::Release);
+        let Edition(number) = &self.editions[segment];
+        number.store(number.load(Ordering::Relaxed) + 1, Ordering::Release);
         // Words that are written from now on are not seen before the edition.
         fence(Ordering::Release);
     }
 
     /// Writes `words` at `place`; they must fit into its segment.
     pub(super) fn write(&self, place: Place, words: &[u64]) {
-        let segment = &self.segments[self.segment_of(place)];
-        segment.words.get_or_init(|| (0..self.segment_words()).map(|_| AtomicU64::new(0)).collect());
         for (word, &value) in self.at(place).iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }

@@ -9,10 +9,12 @@
 mod index;
 mod log;
 mod memory;
+mod pages;
 mod ready;
 mod stored;
 
 use std::hash::{BuildHasher, Hasher as _};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +25,7 @@ use heimdall_shared::key::Key;
 
 use index::{Cell, Index, Slot};
 use log::Log;
-use memory::{Memory, Segment, WORD};
+use memory::{Edition, Memory, WORD};
 
 use stored::Stored;
 
@@ -82,22 +84,28 @@ pub struct Found<'c> {
 }
 
 impl Cache {
-    /// A cache of at most `bytes` bytes of memory.
-    pub fn new(bytes: u64) -> Self {
+    /// A cache of at most `bytes` bytes of memory, which are reserved at once and taken as answers come.
+    ///
+    /// # Errors
+    /// The system does not promise as much memory.
+    pub fn new(bytes: u64) -> io::Result<Self> {
         Self::with_hasher(bytes, foldhash::fast::RandomState::default())
     }
 }
 
 impl<S: BuildHasher> Cache<S> {
     /// A cache of at most `bytes` bytes that hashes with `hasher`.
-    pub fn with_hasher(bytes: u64, hasher: S) -> Self {
-        let index = Index::new(usize::try_from(bytes / INDEX_SHARE).unwrap_or(usize::MAX));
+    ///
+    /// # Errors
+    /// As [`Cache::new`].
+    pub fn with_hasher(bytes: u64, hasher: S) -> io::Result<Self> {
+        let index = Index::new(usize::try_from(bytes / INDEX_SHARE).unwrap_or(usize::MAX))?;
         let left = bytes.saturating_sub(index.bytes());
         let words = left / SEGMENTS_MIN / WORD as u64;
         let shift = words.checked_ilog2().map_or(0, |shift| shift.min(SEGMENT_SHIFT_MAX));
         let segments = (left / ((WORD as u64) << shift)).max(SEGMENTS_LEAST);
-        let memory = Memory::new(usize::try_from(segments).unwrap_or(usize::MAX), shift);
-        Self { hasher, index, memory, log: Mutex::default() }
+        let memory = Memory::new(usize::try_from(segments).unwrap_or(usize::MAX), shift)?;
+        Ok(Self { hasher, index, memory, log: Mutex::default() })
     }
 
     /// The live answer for a key's octets.
@@ -112,13 +120,13 @@ impl<S: BuildHasher> Cache<S> {
     /// Copies what follows the question in the live answer for a key to its place in `out`, with the TTLs of now.
     #[inline(always)]
     pub fn copy(&self, found: Found<'_>, key: Sought<'_>, now: Moment, out: &mut [u8]) -> Option<Copied> {
-        let (segment, edition, stored) = self.open(found)?;
+        let (edition, number, stored) = self.open(found)?;
         let (born, until) = (stored.born(), stored.until());
         if now > until || !stored.answers(key) {
             return None;
         }
         let copied = stored.copy((born, until), stored::elapsed(born, now), out);
-        if !segment.is_still(edition) {
+        if !edition.is_still(number) {
             return None;
         }
         found.cell.ask(found.slot);
@@ -246,14 +254,15 @@ impl<S: BuildHasher> Cache<S> {
     /// An entry that may be read, unless it has just been moved away. It may be overwritten meanwhile: what was read of it has a
     /// meaning only if the segment is still of that edition afterwards.
     #[inline(always)]
-    fn open(&self, found: Found<'_>) -> Option<(&Segment, u64, Stored<'_>)> {
-        let (segment, word) = self.memory.resolve(found.slot.place()?)?;
-        let edition = segment.edition();
-        // Only what the slot says after the edition was read is about that edition.
+    fn open(&self, found: Found<'_>) -> Option<(&Edition, u64, Stored<'_>)> {
+        let place = found.slot.place()?;
+        let edition = self.memory.edition(place)?;
+        let number = edition.number();
+        // Only what the slot says after that is about that edition.
         if !found.cell.get().is_same(found.slot) {
             return None;
         }
-        Some((segment, edition, Stored::of(segment.from(word))?))
+        Some((edition, number, Stored::of(self.memory.at(place))?))
     }
 
     /// A copy of the entry of a key, and where it was found. Compares the whole key: equal hashes alone never make a hit.
@@ -263,9 +272,9 @@ impl<S: BuildHasher> Cache<S> {
         (0..LOOKS).find_map(|_| {
             let found = self.index.cells(hash).map(|(cell, slot)| Found { cell, slot });
             let mut copies = found.filter_map(|found| {
-                let (segment, edition, stored) = self.open(found)?;
+                let (edition, number, stored) = self.open(found)?;
                 let ready = Ready::copy_of(stored);
-                segment.is_still(edition).then_some((found, ready))
+                edition.is_still(number).then_some((found, ready))
             });
             copies.find(|(_, ready)| ready.key() == key)
         })

@@ -33,7 +33,7 @@ fn entry(packet: Bytes, born: Moment, lifetime: u64) -> Entry {
 #[test]
 fn an_answer_is_gone_when_less_than_a_second_of_its_life_is_left() {
     let (key, packet) = sample(b"\x01a\x00", &[3, 60]);
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     cache.insert(&key, &entry(packet, at(10_000), 3), at(10_000));
     assert_eq!(cache.get(key.as_bytes(), at(12_000)).unwrap().elapsed(at(12_000)), 2);
     assert!(cache.get(key.as_bytes(), at(12_001)).is_none());
@@ -57,7 +57,7 @@ fn a_life_cut_short_on_the_way_shows_in_the_ttls() {
 
 #[test]
 fn what_is_dead_or_older_is_not_kept() {
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     let (key, packet) = sample(b"\x01a\x00", &[60]);
     cache.insert(&key, &entry(packet.clone(), at(0), 0), at(0));
     assert!(cache.is_empty());
@@ -71,7 +71,7 @@ fn what_is_dead_or_older_is_not_kept() {
 #[test]
 fn an_answer_that_died_is_there_for_those_who_take_it_and_only_so_long() {
     let (key, packet) = sample(b"\x01a\x00", &[3]);
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     cache.insert(&key, &entry(packet, at(10_000), 3), at(10_000));
     let stale = |millis| cache.get_stale(key.as_bytes(), at(millis), Duration::from_secs(60));
     assert!(cache.get(key.as_bytes(), at(13_000)).is_none());
@@ -82,7 +82,7 @@ fn an_answer_that_died_is_there_for_those_who_take_it_and_only_so_long() {
 
 #[test]
 fn what_is_not_to_be_kept_is_gone() {
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     let (a, packet) = sample(b"\x01a\x03com\x00", &[60]);
     cache.insert(&a, &entry(packet, at(0), 60), at(0));
     let (b, packet) = sample(b"\x01b\x03com\x00", &[60]);
@@ -95,7 +95,7 @@ fn what_is_not_to_be_kept_is_gone() {
 
 #[test]
 fn an_answer_to_another_question_is_not_kept() {
-    let cache = Cache::new(1 << 20);
+    let cache = Cache::new(1 << 20).unwrap();
     let (key, _) = sample(b"\x01a\x00", &[60]);
     let (_, packet) = sample(b"\x01b\x00", &[60]);
     cache.insert(&key, &entry(packet, at(0), 60), at(0));
@@ -121,7 +121,7 @@ fn equal_hashes_alone_never_make_a_hit() {
         fn write(&mut self, _: &[u8]) {}
     }
 
-    let cache = Cache::with_hasher(1 << 20, Same);
+    let cache = Cache::with_hasher(1 << 20, Same).unwrap();
     let (a, packet) = sample(b"\x01a\x00", &[60]);
     cache.insert(&a, &entry(packet.clone(), at(0), 60), at(0));
     let (b, _) = sample(b"\x01b\x00", &[60]);
@@ -134,7 +134,7 @@ fn equal_hashes_alone_never_make_a_hit() {
 
 #[test]
 fn the_cache_stays_within_its_bytes() {
-    let cache = Cache::new(64 << 10);
+    let cache = Cache::new(64 << 10).unwrap();
     for index in 0..2_000_u32 {
         let name = format!("\x08{index:08}\x00");
         let (key, packet) = sample(name.as_bytes(), &[60]);
@@ -159,7 +159,7 @@ fn number_in(ready: &Ready) -> u32 {
 
 #[test]
 fn a_flood_of_names_does_not_drive_out_what_is_asked_for() {
-    let cache = Cache::with_hasher(1 << 20, FixedState::with_seed(1));
+    let cache = Cache::with_hasher(1 << 20, FixedState::with_seed(1)).unwrap();
     let known: Vec<_> = (0..500).map(|index| numbered(index, at(0))).collect();
     for (key, entry) in &known {
         cache.insert(key, entry, at(0));
@@ -183,7 +183,7 @@ fn a_flood_of_names_does_not_drive_out_what_is_asked_for() {
 
 #[test]
 fn an_entry_that_comes_back_soon_after_it_was_driven_out_stays() {
-    let cache = Cache::with_hasher(1 << 20, FixedState::with_seed(1));
+    let cache = Cache::with_hasher(1 << 20, FixedState::with_seed(1)).unwrap();
     let (key, first) = numbered(0, at(0));
     cache.insert(&key, &first, at(0));
     let mut next = 1;
@@ -206,7 +206,7 @@ fn an_entry_that_comes_back_soon_after_it_was_driven_out_stays() {
 
 #[test]
 fn entries_that_come_again_take_no_more_memory() {
-    let cache = Cache::new(64 << 20);
+    let cache = Cache::new(64 << 20).unwrap();
     for round in 0..2_000 {
         for index in 0..100 {
             let (key, entry) = numbered(index, at(round * 1_000));
@@ -214,7 +214,7 @@ fn entries_that_come_again_take_no_more_memory() {
         }
     }
     assert_eq!(cache.len(), 100);
-    let once = Cache::new(64 << 20).bytes();
+    let once = Cache::new(64 << 20).unwrap().bytes();
     assert!(cache.bytes() - once <= 1 << 20, "{}", cache.bytes() - once);
     let (key, _) = numbered(7, at(0));
     assert_eq!(number_in(&cache.get(key.as_bytes(), at(1_999_000)).unwrap()), 7);
@@ -224,7 +224,7 @@ fn entries_that_come_again_take_no_more_memory() {
 fn long_answers_are_kept_where_they_fit() {
     let (key, packet) = sample(b"\x01a\x00", &[60; 4_000]);
     for (bytes, kept) in [(16 << 20, true), (256 << 10, false)] {
-        let cache = Cache::new(bytes);
+        let cache = Cache::new(bytes).unwrap();
         cache.insert(&key, &entry(packet.clone(), at(0), 60), at(0));
         assert_eq!(
             cache.get(key.as_bytes(), at(0)).map(|ready| ready.packet().to_vec()),
@@ -238,7 +238,7 @@ fn long_answers_are_kept_where_they_fit() {
 fn readers_see_whole_entries_while_everything_moves() {
     /// Inserts in all: the memory is given up some dozens of times.
     const INSERTS: u32 = 100_000;
-    let cache = Cache::new(256 << 10);
+    let cache = Cache::new(256 << 10).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|threads| {
         for _ in 0..2 {

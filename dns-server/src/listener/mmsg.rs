@@ -1,4 +1,4 @@
-//! Many datagrams per system call: the only unsafe code of this crate, two calls and the headers for them.
+//! Many datagrams per system call: two calls and the headers for them, in unsafe code.
 //!
 //! `nix` wraps both calls safely, but sets up and reads whole headers for each datagram of each call, and of sent ones too. Here
 //! what is always the same is written once. Places of buffers are written before each call all the same, so that no pointer

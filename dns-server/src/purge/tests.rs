@@ -31,7 +31,7 @@ struct Process {
 impl Process {
     /// With a link to an agent that has purged nothing so far.
     fn start() -> Self {
-        let purges = Arc::new(Purges::new(Arc::new(Cache::new(1 << 20)), Duration::ZERO));
+        let purges = Arc::new(Purges::new(Arc::new(Cache::new(1 << 20).unwrap()), Duration::ZERO));
         let stop = CancellationToken::new();
         tokio::spawn(Arc::clone(&purges).run(stop.clone()));
         purges.ledger().connect(1, Purges::KIND, &Link::new(Moment::now()));

@@ -74,7 +74,7 @@ impl Replica {
         let running = app.spawn(Tracer::default());
 
         let config = heimdall_dns::Config::default();
-        let (cache, metrics) = (Arc::new(Cache::new(CACHE_BYTES)), Arc::new(Metrics::new(1)));
+        let (cache, metrics) = (Arc::new(Cache::new(CACHE_BYTES).unwrap()), Arc::new(Metrics::new(1)));
         let purges = Arc::new(Purges::new(Arc::clone(&cache), config.stale.limit));
         tokio::spawn(Arc::clone(&purges).run(CancellationToken::new()));
         let settings = upstream::Settings {
