@@ -68,15 +68,12 @@ where
 
     /// Tells membership which links were heard since the last look, and lets time pass.
     fn look(&mut self, last: Moment, now: Moment) -> Changes {
-        let mut all = Changes::default();
         for (member, peer) in &self.links.connected().peers {
             if peer.link.heard() >= last {
-                let heard = Event::Heard { member: Arc::clone(member), link: peer.id, at: peer.link.heard() };
-                all.merge(self.membership.step(heard, now));
+                self.membership.heard(member, peer.id, peer.link.heard().min(now));
             }
         }
-        all.merge(self.membership.pass(now));
-        all
+        self.membership.pass(now)
     }
 
     async fn apply(

@@ -210,11 +210,7 @@ impl Membership {
                     changes.gone.push((member, incarnation));
                 }
             }
-            Event::Heard { member, link, at } => {
-                if let Some(peer) = self.peers.get_mut(&member) {
-                    peer.heard(link, at.min(now));
-                }
-            }
+            Event::Heard { member, link, at } => self.heard(&member, link, at.min(now)),
             Event::DialFailed { member, error } => {
                 if let Some(peer) = self.peers.get_mut(&member) {
                     peer.dial_failed(error, now);
@@ -234,6 +230,14 @@ impl Membership {
         }
         self.settle(now, &mut changes);
         changes
+    }
+
+    /// A frame arrived over a link. What follows from that shows at the next [`Self::step`] or [`Self::pass`]: with many links
+    /// heard at once it is worked out once.
+    pub fn heard(&mut self, member: &str, link: LinkId, at: Moment) {
+        if let Some(peer) = self.peers.get_mut(member) {
+            peer.heard(link, at);
+        }
     }
 
     /// Lets time pass: finds who fell silent. To be called at [`Self::next_deadline`] at the latest.
