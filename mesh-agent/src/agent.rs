@@ -9,7 +9,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::{self, Refused, TtlLimits};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Condition, DegradedReason, Hello, Message, NodeState, PROTOCOL_VERSION};
+use heimdall_shared::link::{Beats, Condition, DegradedReason, Hello, Message, NodeState, PROTOCOL_VERSION};
 use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,8 @@ pub struct Agent {
     pub view: watch::Receiver<Arc<View>>,
     /// Who is connected.
     pub links: Arc<Links>,
+    /// When idle links say that they are there.
+    pub beats: Beats,
     /// The shared tier's entries on this replica.
     pub store: Arc<Store>,
     /// What is purged, and who knows of it.

@@ -12,7 +12,7 @@ use heimdall_proto::v1::replica_coordination_server::ReplicaCoordinationServer;
 use heimdall_shared::admin::{Admin, Readiness};
 use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::TtlLimits;
-use heimdall_shared::link::{BATCH_BYTES_MAX, H2_WINDOW};
+use heimdall_shared::link::{BATCH_BYTES_MAX, Beats, H2_WINDOW};
 use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use prometheus_client::registry::Registry;
@@ -171,6 +171,8 @@ impl App {
         let (granter, granter_events) = granter::channel();
         let (cluster, cluster_events) = mpsc::channel(cluster::EVENTS);
         let links = Arc::new(Links::default());
+        let beats = Beats::default();
+        tasks.spawn(beats.clone().run(end.clone()));
         let warmth = Arc::new(Warmth::starting(Moment::now()));
         let (leavers, leaving) = transfer::channel();
         let (grants, granted) = ask_first::channel();
@@ -184,6 +186,7 @@ impl App {
             advertise,
             view: view.clone(),
             links: Arc::clone(&links),
+            beats: beats.clone(),
             store: Arc::clone(&self.store),
             purges: self.purges,
             granter: granter.clone(),
@@ -232,8 +235,17 @@ impl App {
             }
         };
         tasks.spawn(
-            Cluster { membership, first, events: cluster_events, view: view_sender, links, granter, dial }
-                .run(end.clone()),
+            Cluster {
+                membership,
+                first,
+                events: cluster_events,
+                beats: beats.subscribe(),
+                view: view_sender,
+                links,
+                granter,
+                dial,
+            }
+            .run(end.clone()),
         );
         let (members, share) =
             (self.readiness.latch("the other members"), self.readiness.latch("this replica's entries"));

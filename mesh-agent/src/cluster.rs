@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::next_beat;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -25,6 +24,8 @@ pub struct Cluster<D> {
     pub first: Changes,
     /// What happens.
     pub events: mpsc::Receiver<Event>,
+    /// The beats of the links.
+    pub beats: watch::Receiver<Instant>,
     /// Where views are published.
     pub view: watch::Sender<Arc<View>>,
     /// Who is connected.
@@ -42,7 +43,6 @@ where
     /// Runs until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         // The links are looked at for signs of life at each beat: a silent member is noticed at most that much late.
-        let mut look = Instant::now();
         let mut looked = Moment::now();
         let mut dialling: HashMap<Arc<str>, CancellationToken> = HashMap::new();
         let first = std::mem::take(&mut self.first);
@@ -54,8 +54,7 @@ where
                     Some(event) => self.membership.step(event, Moment::now()),
                     None => break,
                 },
-                () = sleep_until(look) => {
-                    look = next_beat(Instant::now());
+                Ok(()) = self.beats.changed() => {
                     let now = Moment::now();
                     let changes = self.look(looked, now);
                     looked = now;

@@ -115,7 +115,7 @@ impl Dialler {
 
     async fn open(&self, address: SocketAddr) -> Result<(Arc<Link>, Streaming<SessionBatch>), String> {
         let channel = self.connector.channel(address, &self.member).await.map_err(|error| error.to_string())?;
-        let link = Link::new(Moment::now());
+        let link = Link::new(Moment::now(), &self.agent.beats);
         let mut client = ReplicaCoordinationClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
         // The server answers with headers at once; without a limit a stopped one would hold the dialler for ever.
         let opened = timeout(OPEN_WITHIN, client.session(link.outgoing())).await;

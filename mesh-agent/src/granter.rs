@@ -476,6 +476,8 @@ mod tests {
     use futures_util::StreamExt as _;
     use heimdall_shared::key::Flags;
 
+    use heimdall_shared::link::{Beats, Link, Requests, Side};
+
     use super::*;
     use crate::lease::Limits;
     use crate::membership::{Discovered, Membership, Update};
@@ -536,11 +538,11 @@ mod tests {
         let now = Moment::now();
         let mut granter = granter(now);
         let key = key(&granter, true);
-        let link = heimdall_shared::link::Link::new(now);
+        let link = Link::new(now, &Beats::default());
         granter.links.add_stream(&Arc::new(crate::links::LocalStream {
             id: 1,
             link: Arc::clone(&link),
-            requests: heimdall_shared::link::Requests::new(heimdall_shared::link::Side::Acceptor),
+            requests: Requests::new(Side::Acceptor),
             upstreams_failing: false.into(),
         }));
         let mut actions = ask(&mut granter, &key, "a", now);
@@ -556,7 +558,7 @@ mod tests {
         actions = publish(&mut granter, &key, Some(token), "a", now);
         granter.send(&mut actions, now);
         link.close();
-        let far = heimdall_shared::link::Link::new(now);
+        let far = Link::new(now, &Beats::default());
         let batches: Vec<_> = link.outgoing().collect().await;
         let said: Vec<_> = batches
             .into_iter()

@@ -279,7 +279,7 @@ impl Drop for Call {
 
 #[cfg(test)]
 mod tests {
-    use heimdall_shared::link::Side;
+    use heimdall_shared::link::{Beats, Side};
 
     use super::*;
 
@@ -291,7 +291,7 @@ mod tests {
             address: "127.0.0.1:1".parse().unwrap(),
             advertised: None,
             dialled,
-            link: Link::new(Moment::now()),
+            link: Link::new(Moment::now(), &Beats::default()),
             requests: Requests::new(Side::Dialler),
             since: Moment::from_nanos(0),
             breaker: Mutex::default(),

@@ -55,7 +55,7 @@ mod tests {
 
     use futures_util::StreamExt as _;
     use heimdall_shared::clock::Moment;
-    use heimdall_shared::link::{Link, REQUESTS_IN_FLIGHT, Requests, Side};
+    use heimdall_shared::link::{Beats, Link, REQUESTS_IN_FLIGHT, Requests, Side};
     use heimdall_shared::token::Token;
 
     use super::*;
@@ -68,7 +68,7 @@ mod tests {
             address: "127.0.0.1:1".parse().unwrap(),
             advertised: None,
             dialled: true,
-            link: Link::new(Moment::now()),
+            link: Link::new(Moment::now(), &Beats::default()),
             requests: Requests::new(Side::Dialler),
             since: Moment::now(),
             breaker: Mutex::default(),
@@ -86,7 +86,7 @@ mod tests {
     /// What was sent over the peer's link, which is closed by it.
     async fn sent(peer: &Peer, link: Arc<Link>) -> Vec<Message> {
         peer.link.close();
-        let far = Link::new(Moment::now());
+        let far = Link::new(Moment::now(), &Beats::default());
         let batches: Vec<_> = link.outgoing().collect().await;
         batches.into_iter().flat_map(|batch| far.receive(batch, Moment::now())).collect()
     }

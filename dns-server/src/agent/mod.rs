@@ -24,7 +24,7 @@ use std::time::Duration;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Full, Link, Lookup, LookupMode, Message, Publish, Requests};
+use heimdall_shared::link::{Beats, Full, Link, Lookup, LookupMode, Message, Publish, Requests};
 use heimdall_shared::token::Token;
 use heimdall_shared::trace::TraceContext;
 use prometheus_client::metrics::counter::Counter;
@@ -146,6 +146,7 @@ pub struct Agent {
     checks: Checks,
     hearing: Arc<Hearing>,
     purges: Arc<Purges>,
+    beats: Beats,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -195,8 +196,8 @@ impl Agent {
         purges: &Arc<Purges>,
     ) -> Arc<Self> {
         let (metrics, hearing, purges) = (metrics.clone(), Arc::clone(hearing), Arc::clone(purges));
-        let (work, checks, live) = (Work::default(), Checks::default(), Mutex::default());
-        Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, live })
+        let (work, checks, beats, live) = (Work::default(), Checks::default(), Beats::default(), Mutex::default());
+        Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, beats, live })
     }
 
     /// Tells the agent whether none of the upstreams answers, unless it knows.

@@ -9,12 +9,13 @@ use futures_util::{Stream, StreamExt};
 use heimdall_proto::v1 as pb;
 use heimdall_proto::v1::mesh_agent_server::{MeshAgent, MeshAgentServer};
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Hello, Link, Lookup, Message, PROTOCOL_VERSION, Reply};
+use heimdall_shared::link::{Beats, Hello, Link, Lookup, Message, PROTOCOL_VERSION, Reply};
 use heimdall_shared::token::Token;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// A test that waits longer for an event hangs for want of it.
@@ -154,7 +155,9 @@ impl MeshAgent for Script {
         &self,
         request: Request<Streaming<pb::SessionBatch>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let link = Link::new(Moment::now());
+        let beats = Beats::default();
+        tokio::spawn(beats.clone().run(CancellationToken::new()));
+        let link = Link::new(Moment::now(), &beats);
         let hello = Hello {
             version: PROTOCOL_VERSION,
             name: "a".into(),

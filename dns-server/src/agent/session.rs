@@ -66,6 +66,7 @@ fn root_cause(error: &dyn Error) -> String {
 impl Agent {
     /// Keeps the link up until `stop`; then sends what is queued and ends.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        tokio::spawn(self.beats.clone().run(stop.clone()));
         let mut pause = BACKOFF_MIN;
         let mut complained = false;
         while !stop.is_cancelled() {
@@ -112,7 +113,7 @@ impl Agent {
                 .connect_with_connector(connect)
                 .await
                 .map_err(|error| Down::Connect(name.clone(), root_cause(&error)))?;
-            let link = Link::new(Moment::now());
+            let link = Link::new(Moment::now(), &self.beats);
             let hello = Hello {
                 version: PROTOCOL_VERSION,
                 name: format!("dns-{}", self.worker).into(),

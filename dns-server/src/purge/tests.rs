@@ -1,7 +1,7 @@
 //! Purges that an agent tells, and what is left in the cache.
 
 use heimdall_shared::key::Flags;
-use heimdall_shared::link::Link;
+use heimdall_shared::link::{Beats, Link};
 use heimdall_shared::purge::{Applied, Injected, PurgeId, Purges as Said};
 
 use super::*;
@@ -34,7 +34,7 @@ impl Process {
         let purges = Arc::new(Purges::new(Arc::new(Cache::new(1 << 20).unwrap()), Duration::ZERO));
         let stop = CancellationToken::new();
         tokio::spawn(Arc::clone(&purges).run(stop.clone()));
-        purges.ledger().connect(1, Purges::KIND, &Link::new(Moment::now()));
+        purges.ledger().connect(1, Purges::KIND, &Link::new(Moment::now(), &Beats::default()));
         purges.ledger().hear(1, &Said::Whole { position: 0, marks: Vec::new() }, Moment::now());
         Self { purges, told: 0, _stop: stop.drop_guard() }
     }

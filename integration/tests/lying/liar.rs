@@ -12,8 +12,9 @@ use heimdall_proto::v1::replica_coordination_client::ReplicaCoordinationClient;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Full, Hello, Link, Lookup, LookupMode, Message, PROTOCOL_VERSION};
+use heimdall_shared::link::{Beats, Full, Hello, Link, Lookup, LookupMode, Message, PROTOCOL_VERSION};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::lies::key;
@@ -31,6 +32,7 @@ pub(crate) struct Liar {
     name: String,
     connector: Connector,
     manner: Arc<dyn Manner>,
+    beats: Beats,
     links: Vec<(usize, Arc<Link>)>,
     heard: Arc<Mutex<Vec<(usize, Message)>>>,
     readers: JoinSet<()>,
@@ -48,7 +50,9 @@ impl Liar {
         let credentials = Credentials::load(tls, name, IdentityMetrics::default()).unwrap();
         let connector = Connector::new(Arc::new(Machine), credentials.subscribe(), IdentityMetrics::default());
         let (name, manner) = (name.to_owned(), Arc::new(manner));
-        Self { name, connector, manner, links: Vec::new(), heard: Arc::default(), readers: JoinSet::new() }
+        let (beats, mut readers) = (Beats::default(), JoinSet::new());
+        readers.spawn(beats.clone().run(CancellationToken::new()));
+        Self { name, connector, manner, beats, links: Vec::new(), heard: Arc::default(), readers }
     }
 
     /// A connection to a replica.
@@ -59,7 +63,7 @@ impl Liar {
 
     /// Says Hello to a replica, and listens from then on. What became of it, the replica's members show.
     pub(crate) async fn join(&mut self, cluster: &Cluster, index: usize) {
-        let link = Link::new(Moment::now());
+        let link = Link::new(Moment::now(), &self.beats);
         let hello = Hello {
             version: PROTOCOL_VERSION,
             name: self.name.as_str().into(),

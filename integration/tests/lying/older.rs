@@ -12,7 +12,7 @@ use heimdall_agent::identity::{Acceptor, Credentials, IdentityMetrics};
 use heimdall_integration::cluster::Cluster;
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Hello, Link, Message, PROTOCOL_VERSION, Reply};
+use heimdall_shared::link::{Beats, Hello, Link, Message, PROTOCOL_VERSION, Reply};
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -110,7 +110,8 @@ impl StreamingService<Bytes> for Session {
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (known, mut incoming) = (Arc::clone(&self.0), request.into_inner());
-        let link = Link::new(Moment::now());
+        let beats = Beats::default();
+        let link = Link::new(Moment::now(), &beats);
         let hello = Hello {
             version: PROTOCOL_VERSION,
             name: known.name.as_str().into(),
@@ -121,7 +122,10 @@ impl StreamingService<Bytes> for Session {
         };
         link.push(Message::Hello(hello)).unwrap();
         let outgoing = link.outgoing().map(|batch| Ok(Bytes::from(batch.encode_to_vec())));
+        let stop = CancellationToken::new();
+        tokio::spawn(beats.run(stop.clone()));
         tokio::spawn(async move {
+            let _stop = stop.drop_guard();
             while let Ok(Some(batch)) = incoming.message().await {
                 for message in link.receive(SessionBatch::decode(batch).unwrap(), Moment::now()) {
                     if let Message::Lookup { id, .. } = message {

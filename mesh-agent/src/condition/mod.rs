@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Condition, Message, NodeState, next_beat};
-use tokio::time::{Instant, sleep_until};
+use heimdall_shared::link::{Condition, Message, NodeState};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -25,15 +25,13 @@ pub async fn watch(agent: Arc<Agent>, store_bytes: u64, stop: CancellationToken)
     let mut told = agent.state();
     let mut sample = Sample::default();
     let mut looks = 0_u32;
+    let mut beats = agent.beats.subscribe();
     agent.metrics.node_state(told.condition);
     loop {
         // A peer that picks its sources knows within one that this agent has its entries.
-        let due = next_beat(Instant::now());
-        if stop.run_until_cancelled(sleep_until(due)).await.is_none() {
-            return;
-        }
+        let Some(Ok(())) = stop.run_until_cancelled(beats.changed()).await else { return };
         let now = Moment::now();
-        sample.late = Instant::now().saturating_duration_since(due);
+        sample.late = Instant::now().saturating_duration_since(*beats.borrow_and_update());
         sample.store = agent.store.stats().bytes as f64 / store_bytes as f64;
         let connected = agent.links.connected();
         sample.upstreams_failing = !connected.streams.is_empty()

@@ -35,9 +35,9 @@ impl MeshAgent for LocalService {
     type StreamCacheUpdatesStream = UpdateStream;
 
     async fn session(&self, request: Request<Streaming<pb::SessionBatch>>) -> Result<Response<Batches>, Status> {
-        let link = Link::new(Moment::now());
-        let outgoing = link.outgoing().map(Ok);
         let agent = Arc::clone(self.operations.agent());
+        let link = Link::new(Moment::now(), &agent.beats);
+        let outgoing = link.outgoing().map(Ok);
         self.tasks.spawn(session::local::serve(agent, link, request.into_inner(), self.tasks.clone()));
         Ok(Response::new(Box::pin(outgoing)))
     }

@@ -63,9 +63,9 @@ impl ReplicaCoordination for PeerService {
         };
         let connection =
             session::peer::Connection { member: Arc::clone(member), address: info.address, dialled: false };
-        let link = Link::new(Moment::now());
-        let outgoing = link.outgoing().map(Ok);
         let agent = Arc::clone(self.operations.agent());
+        let link = Link::new(Moment::now(), &agent.beats);
+        let outgoing = link.outgoing().map(Ok);
         // The handler must return before it reads: the other side sends nothing before it has our headers.
         self.tasks.spawn(async move {
             let address = connection.address;

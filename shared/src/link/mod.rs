@@ -25,7 +25,7 @@ use heimdall_proto::v1 as pb;
 use tokio::time::Instant;
 
 pub use self::anchors::Anchors;
-pub use self::beat::{BEAT_EVERY, next_beat};
+pub use self::beat::{BEAT_EVERY, Beats};
 pub use self::message::{
     Condition, DegradedReason, FailureKind, Hello, Lookup, LookupMode, Message, NodeState, Publish, Reply, Wait,
     WriteLevel,
@@ -59,6 +59,7 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Link {
     outbox: Outbox,
+    beats: Beats,
     state: Mutex<State>,
     heard: AtomicU64,
     round_trip: AtomicU64,
@@ -76,10 +77,11 @@ struct State {
 }
 
 impl Link {
-    /// A link whose stream is being opened at `now`.
-    pub fn new(now: Moment) -> Arc<Self> {
-        Arc::new(Self {
+    /// A link whose stream is being opened at `now`. Idle, it says that it is there at each of `beats`.
+    pub fn new(now: Moment, beats: &Beats) -> Arc<Self> {
+        let link = Arc::new(Self {
             outbox: Outbox::default(),
+            beats: beats.clone(),
             state: Mutex::new(State {
                 anchors: Anchors::new(now),
                 seen: 0,
@@ -91,7 +93,9 @@ impl Link {
             heard: AtomicU64::new(now.as_nanos()),
             round_trip: AtomicU64::new(0),
             unknown_frames: AtomicU64::new(0),
-        })
+        });
+        beats.join(Arc::downgrade(&link));
+        link
     }
 
     /// Queues a message. Never waits.
@@ -146,15 +150,15 @@ impl Link {
     /// The batches to send, for the request or response side of the gRPC stream. Call it once per link.
     pub fn outgoing(self: &Arc<Self>) -> impl Stream<Item = pb::SessionBatch> + Send + use<> {
         stream::unfold(Arc::clone(self), |link| async move {
-            let beat = next_beat(Instant::now());
-            let messages = match tokio::time::timeout_at(beat, link.outbox.next_batch()).await {
-                Ok(Some(messages)) => messages,
-                Ok(None) => return None,
-                Err(_idle) => Vec::new(),
-            };
+            let messages = link.outbox.next_batch().await?;
             let batch = link.batch(&messages, Moment::now());
             Some((batch, link))
         })
+    }
+
+    /// The next batch leaves at once, with whatever there is. Returns whether there will be one.
+    fn beat(&self) -> bool {
+        self.outbox.beat()
     }
 
     /// Numbers a batch and computes the ages in it. One without content says that this side is there, and what it has seen;
@@ -196,6 +200,9 @@ impl Link {
             state.seen = batch.number;
             state.anchors.seen(batch.seen)
         };
+        if batch.frames.is_empty() {
+            self.beats.heard(Instant::now());
+        }
         let mut messages = Vec::with_capacity(batch.frames.len());
         for frame in batch.frames {
             match wire::from_frame(frame, anchor) {

@@ -69,6 +69,8 @@ struct Lanes {
     count: usize,
     /// Whether one of them must not linger.
     due: bool,
+    /// Whether a batch must leave, with or without messages.
+    beat: bool,
     closed: bool,
 }
 
@@ -123,6 +125,19 @@ impl Outbox {
         Ok(())
     }
 
+    /// Has a batch leave at once, also when there is nothing to be sent. Returns whether it will: not when the link is closed.
+    pub(super) fn beat(&self) -> bool {
+        {
+            let mut lanes = self.lanes();
+            if lanes.closed {
+                return false;
+            }
+            lanes.beat = true;
+        }
+        self.ready.notify_one();
+        true
+    }
+
     pub(super) fn close(&self) {
         self.lanes().closed = true;
         self.ready.notify_one();
@@ -143,15 +158,16 @@ impl Outbox {
         }
     }
 
-    /// What is ready, up to a batch; waits while nothing is. `None` when the link is closed and all is sent. Cancelling this
-    /// future loses nothing.
+    /// What is ready, up to a batch; waits while nothing is and there is no beat. `None` when the link is closed and all is
+    /// sent. Cancelling this future loses nothing.
     pub(super) async fn next_batch(&self) -> Option<Vec<Message>> {
         loop {
             let lingers = {
                 let mut lanes = self.lanes();
-                if lanes.due || lanes.closed {
+                if lanes.due || lanes.beat || lanes.closed {
+                    let beat = std::mem::take(&mut lanes.beat);
                     let batch = lanes.take();
-                    if !batch.is_empty() {
+                    if !batch.is_empty() || beat && !lanes.closed {
                         return Some(batch);
                     }
                     if lanes.closed {

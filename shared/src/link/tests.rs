@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::entry::Entry;
@@ -30,7 +32,7 @@ fn token(counter: u64) -> Token {
 
 #[tokio::test]
 async fn results_leave_before_requests_and_copies_last() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let lookup = Lookup {
         key: key(b"\x01a\x00"),
         deadline: Duration::from_secs(1),
@@ -44,7 +46,7 @@ async fn results_leave_before_requests_and_copies_last() {
     link.push(Message::Release { token: token(1) }).unwrap();
     let batch = link.outgoing().boxed().next().await.unwrap();
 
-    let other = Link::new(Moment::now());
+    let other = Link::new(Moment::now(), &Beats::default());
     let received = other.receive(batch, Moment::now());
     assert_eq!(received[0], Message::Release { token: token(1) });
     assert_eq!(received[1], Message::Lookup { id: 1, lookup });
@@ -53,7 +55,7 @@ async fn results_leave_before_requests_and_copies_last() {
 
 #[tokio::test]
 async fn what_ends_a_request_does_not_overtake_it() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let lookup = |stream| Lookup {
         key: key(b"\x01a\x00"),
         deadline: Duration::from_secs(1),
@@ -72,7 +74,7 @@ async fn what_ends_a_request_does_not_overtake_it() {
     link.push(Message::Cancel { id: 9 }).unwrap();
     link.close();
     let batches: Vec<_> = link.outgoing().collect().await;
-    let far = Link::new(Moment::now());
+    let far = Link::new(Moment::now(), &Beats::default());
     let received: Vec<_> = batches.into_iter().flat_map(|batch| far.receive(batch, Moment::now())).collect();
     let expected =
         [Message::StreamGone { stream: 3 }, Message::Cancel { id: 9 }, Message::Lookup { id: 5, lookup: lookup(4) }];
@@ -81,7 +83,7 @@ async fn what_ends_a_request_does_not_overtake_it() {
 
 #[test]
 fn a_full_lane_refuses_and_the_others_still_take() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let mut copies = 0;
     while link.push(Message::Copy { key: key(b"\x00"), entry: entry(60_000), write: None }).is_ok() {
         copies += 1;
@@ -96,7 +98,7 @@ fn a_full_lane_refuses_and_the_others_still_take() {
 
 #[tokio::test]
 async fn a_closed_link_takes_nothing_and_ends_its_stream_after_what_was_queued() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     link.push(Message::Leaving).unwrap();
     link.close();
     link.closed().await;
@@ -106,7 +108,7 @@ async fn a_closed_link_takes_nothing_and_ends_its_stream_after_what_was_queued()
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_leaves_with_what_somebody_does_or_a_moment_later() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let mut outgoing = link.outgoing().boxed();
     let release = |counter| Message::Release { token: token(counter) };
     link.push_idly(release(1)).unwrap();
@@ -126,7 +128,7 @@ async fn what_nobody_waits_for_leaves_with_what_somebody_does_or_a_moment_later(
 
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_of_what_nobody_waits_for_leaves_at_once() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let mut outgoing = link.outgoing().boxed();
     let mut pushed = 0;
     let batch = loop {
@@ -141,10 +143,13 @@ async fn a_full_batch_of_what_nobody_waits_for_leaves_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_link_beats_and_measures_its_round_trip_now_and_then() {
-    let (near, far) = (Link::new(Moment::now()), Link::new(Moment::now()));
+    let beats = Beats::default();
+    tokio::spawn(beats.clone().run(CancellationToken::new()));
+    let (near, far) = (Link::new(Moment::now(), &beats), Link::new(Moment::now(), &beats));
     let (mut near_out, mut far_out) = (near.outgoing().boxed(), far.outgoing().boxed());
+    let begun = Instant::now();
     let first = near_out.next().await.unwrap();
-    assert_eq!(first.frames.len(), 1, "the first beat measures");
+    assert_eq!((first.frames.len(), begun.elapsed()), (1, BEAT_EVERY), "the first beat measures");
     assert!(far.receive(first, Moment::now()).is_empty(), "pings are answered by the link itself");
     let pong = far_out.next().await.unwrap();
     assert_eq!(near.round_trip(), None);
@@ -160,9 +165,28 @@ async fn an_idle_link_beats_and_measures_its_round_trip_now_and_then() {
     assert_eq!(far_out.next().await.unwrap().frames.len(), 0, "and nobody answers it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_link_beats_early_with_the_one_that_it_hears_and_then_again_after_a_whole_beat() {
+    let beats = Beats::default();
+    tokio::spawn(beats.clone().run(CancellationToken::new()));
+    let (near, begun) = (Link::new(Moment::now(), &beats), Instant::now());
+    let mut outgoing = near.outgoing().boxed();
+    let beat = |number| pb::SessionBatch { number, ..Default::default() };
+    for (heard, number) in [(100, 1), (150, 2)] {
+        sleep_until(begun + Duration::from_millis(heard)).await;
+        near.receive(beat(number), Moment::now());
+    }
+    let mut beats = Vec::new();
+    while beats.len() < 3 {
+        outgoing.next().await.unwrap();
+        beats.push(begun.elapsed().as_millis());
+    }
+    assert_eq!(beats, [150, 400, 650], "100 is too early, 150 is not");
+}
+
 #[test]
 fn frames_that_cannot_be_read_are_counted_and_the_rest_is_taken() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let unknown = pb::SessionFrame { id: 1, kind: None };
     let bad = pb::SessionFrame {
         id: 1,
@@ -258,7 +282,7 @@ fn every_kind_of_message_survives_the_wire() {
 
 #[test]
 fn a_batch_that_comes_twice_or_too_late_is_skipped() {
-    let link = Link::new(Moment::now());
+    let link = Link::new(Moment::now(), &Beats::default());
     let batch =
         |number| pb::SessionBatch { number, seen: 0, frames: vec![wire::to_frame(&Message::Leaving, Moment::now())] };
     assert_eq!(link.receive(batch(2), Moment::now()), [Message::Leaving]);

@@ -10,7 +10,7 @@ use heimdall_shared::dns::answer::{self, TtlLimits};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::{Flags, Key};
 use heimdall_shared::link::{
-    BATCH_BYTES_MAX, H2_WINDOW, Hello, Link, Message as Said, PROTOCOL_VERSION, Publish, Reply,
+    BATCH_BYTES_MAX, Beats, H2_WINDOW, Hello, Link, Message as Said, PROTOCOL_VERSION, Publish, Reply,
 };
 use tonic::transport::Endpoint;
 
@@ -32,7 +32,8 @@ pub(super) async fn fill(socket: &Path, names: &[Owned]) -> Result<()> {
         .initial_stream_window_size(H2_WINDOW)
         .initial_connection_window_size(H2_WINDOW);
     let channel = endpoint.connect().await.with_context(|| format!("connecting to {}", socket.display()))?;
-    let link = Link::new(Moment::now());
+    // It is never idle, and so needs no beats.
+    let link = Link::new(Moment::now(), &Beats::default());
     link.push(Said::Hello(Hello {
         version: PROTOCOL_VERSION,
         name: "fill".into(),
