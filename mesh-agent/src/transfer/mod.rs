@@ -12,16 +12,17 @@
 mod handover;
 mod pace;
 pub mod plan;
+mod progress;
 mod pull;
 pub mod serve;
 mod slots;
 mod warming;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use heimdall_shared::admin::Latch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::Message;
@@ -33,6 +34,8 @@ use tracing::info;
 
 use crate::agent::Agent;
 use crate::identity::Connector;
+
+use self::progress::{Progress, Pulled, Round};
 
 pub use self::handover::{HandOver, Outcome, TAKEN_WITHIN};
 pub use self::pace::Pace;
@@ -46,9 +49,6 @@ pub const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often a starting agent looks whether its members have connected.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// When a source fails, its part is shared out among the others so many times.
-const ROUNDS: usize = 3;
 
 /// Peers that may ask to be taken over from before the first of them is served: each asks once.
 const JOBS: usize = 64;
@@ -182,71 +182,39 @@ impl Puller {
     /// comes before that one has no link yet, its part is still waited for. `had` is cancelled when all was fetched that can
     /// be had soon.
     async fn fetch(&self, slots: Slots, had: CancellationToken) {
-        let begun = Moment::now();
-        let (wanted, mut left, mut failed) = (slots.len(), slots, Vec::new());
-        let mut given: BTreeMap<Arc<str>, Slots> = BTreeMap::new();
-        let mut sum = Taken::default();
+        let (begun, wanted) = (Moment::now(), slots.len());
+        let mut progress = Progress::of(slots);
         let mut views = self.agent.view.clone();
-        let (mut had, mut in_vain) = (Some(had.drop_guard()), 0);
-        while in_vain < ROUNDS {
+        let mut had = Some(had.drop_guard());
+        while !progress.is_over() {
             let view = Arc::clone(&views.borrow_and_update());
-            let plan::Sources { parts, late } = plan::sources(&view, &left, &failed);
-            let mut asked = Vec::new();
-            for (source, mut slots) in parts {
-                let mut here = given.get(&source).cloned().unwrap_or_else(Slots::none);
-                here.retain_all(&slots);
-                slots.remove_all(&here);
-                let mut whole = here.clone();
-                whole.remove_all(&late);
-                here.retain_all(&late);
-                self.agent.warmth.change(|warming| warming.fetched(&whole).given(&here));
-                left.remove_all(&whole);
-                if !slots.is_empty() {
-                    asked.push((source, slots));
-                }
-            }
-            if left.is_empty() {
-                break;
-            }
-            if asked.is_empty() {
-                // A newcomer may know the others before they know it, and then cannot reach them yet.
-                let may_come = view.members().iter().any(|member| !failed.contains(&member.name));
+            let sources = plan::sources(&view, progress.left(), progress.failed());
+            let Round { whole, but_late, asked } = progress.next(sources);
+            self.agent.warmth.change(|warming| warming.fetched(&whole).given(&but_late));
+            if !asked.is_empty() {
+                let pulls = asked.into_iter().map(|(source, slots)| self.pulled(source, slots));
+                progress.took(join_all(pulls).await);
+            } else if !progress.is_over() {
                 let comes_soon = view.members().iter().any(|member| member.is_coming());
-                if !given.is_empty() && !comes_soon && had.take().is_some() {
-                    let Taken { entries, kept, .. } = sum;
-                    info!(
-                        entries,
-                        kept,
-                        slots = wanted,
-                        late = left.len(),
-                        "fetched what can be had of this replica's share"
-                    );
+                if progress.has_some() && !comes_soon && had.take().is_some() {
+                    let (Taken { entries, kept, .. }, late) = (progress.sum(), progress.left().len());
+                    info!(entries, kept, slots = wanted, late, "fetched what can be had of this replica's share");
                 }
+                // A newcomer may know the others before they know it, and then cannot reach them yet.
+                let may_come = view.members().iter().any(|member| !progress.failed().contains(&member.name));
                 if !may_come || views.changed().await.is_err() {
                     break;
                 }
-                continue;
             }
-            let pulls = asked.iter().map(async |(source, slots)| (source, slots, self.pull(source, slots).await));
-            let mut all_came = true;
-            for (source, slots, taken) in futures_util::future::join_all(pulls).await {
-                sum.entries += taken.entries;
-                sum.kept += taken.kept;
-                if !taken.complete {
-                    failed.push(Arc::clone(source));
-                    all_came = false;
-                } else if self.agent.links.peer(source).is_some() {
-                    given.entry(Arc::clone(source)).or_insert_with(Slots::none).insert_all(slots);
-                } else {
-                    // Whoever has no link here sends no copies of what comes to it from now on.
-                    all_came = false;
-                }
-            }
-            in_vain += usize::from(!all_came);
         }
-        let Taken { entries, kept, .. } = sum;
-        let complete = left.is_empty();
+        let Taken { entries, kept, complete } = progress.sum();
         info!(slots = wanted, entries, kept, complete, after = ?Moment::now().since(begun), "fetched what this replica keeps");
+    }
+
+    async fn pulled(&self, source: Arc<str>, slots: Slots) -> Pulled {
+        let taken = self.pull(&source, &slots).await;
+        let is_linked = self.agent.links.peer(&source).is_some();
+        Pulled { source, slots, taken, is_linked }
     }
 }
 
