@@ -2,24 +2,22 @@
 //! table decides.
 
 mod copies;
+mod events;
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{FailureKind, Message, Reply, WriteLevel};
-use heimdall_shared::purge::Purge;
-use heimdall_shared::telemetry::Span;
+use heimdall_shared::link::{Message, Reply};
 use heimdall_shared::token::Token;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, debug, enabled, warn};
 
 use crate::ask_first::Grant;
-use crate::lease::{Action, Asker, Claim, Holder, Join, LinkId, Table};
+use crate::lease::{Action, Claim, Holder, Join, LinkId, Table};
 use crate::levels::{Promise, Writes};
 use crate::links::Links;
 use crate::lookup::{OUTCOME, ReplyTo};
@@ -29,9 +27,7 @@ use crate::permissions::may_publish;
 use crate::store::{Store, Write};
 use crate::transfer::Warmth;
 
-/// Events that may wait for the granter: a burst of as many requests as eight full links carry. Beyond it a lookup goes on
-/// without a lease.
-const EVENTS: usize = 8_192;
+pub use self::events::{Ask, Event, Full, Handle, Publication, channel};
 
 /// Events taken at once: what a few batches bring, so that ticks and deadlines never wait long.
 const AT_ONCE: usize = 256;
@@ -41,154 +37,6 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Log target of grants: `--log info,leases=debug` shows them.
 const LEASES: &str = "leases";
-
-/// What happens to leases.
-#[derive(Debug)]
-pub enum Event {
-    /// Somebody asks for a key that he found no entry for.
-    Ask(Box<Ask>),
-    /// Somebody who met a lease in an earlier call waits for its result.
-    Wait {
-        /// What is waited for.
-        key: Key,
-        /// The lease.
-        token: Token,
-        /// Who waits.
-        asker: Asker,
-    },
-    /// A holder is at work.
-    Tick {
-        /// Who says so.
-        from: Holder,
-        /// Its leases.
-        working: Vec<Token>,
-        /// Those whose first attempt ended without an answer.
-        struggling: Vec<Token>,
-    },
-    /// An answer.
-    Publish(Publication),
-    /// A holder has none.
-    Fail {
-        /// Its lease.
-        token: Token,
-        /// Whose failure it was.
-        kind: FailureKind,
-        /// Who says so.
-        from: Holder,
-    },
-    /// A lease goes back.
-    Release {
-        /// The lease.
-        token: Token,
-        /// Who gives it back.
-        from: Holder,
-        /// Hears whether it was the sender's and still running.
-        answer: Option<oneshot::Sender<bool>>,
-    },
-    /// An asker has its answer from elsewhere.
-    Cancel {
-        /// The connection it asked over.
-        link: LinkId,
-        /// Its request there.
-        request: u64,
-    },
-    /// A dns-server's stream ended.
-    StreamGone {
-        /// The member whose stream it was.
-        member: Arc<str>,
-        /// Its incarnation.
-        incarnation: u64,
-        /// The stream.
-        stream: u64,
-    },
-    /// The last link of an incarnation ended.
-    MemberGone {
-        /// The member.
-        member: Arc<str>,
-        /// The incarnation.
-        incarnation: u64,
-    },
-    /// A member says what became of a copy.
-    Receipt {
-        /// Who says so.
-        member: Arc<str>,
-        /// The write, by its number here.
-        write: NonZeroU64,
-        /// Whether the member has the entry or a younger one.
-        held: bool,
-    },
-    /// Something was purged.
-    Purged(Arc<Purge>),
-    /// A connection ended: nobody can be answered over it.
-    LinkClosed {
-        /// The connection.
-        link: LinkId,
-    },
-}
-
-/// A request for the right to fetch a key.
-#[derive(Debug)]
-pub struct Ask {
-    /// The key.
-    pub key: Key,
-    /// Who asks.
-    pub asker: Asker,
-    /// How far on the asker's clock of an entry may be when an answer arrives there.
-    pub margin: Duration,
-    /// What it wants when somebody else holds the lease.
-    pub join: Join,
-    /// When the entry was born that it has and wants a younger one for, if it does.
-    pub refresh: Option<Moment>,
-    /// The span that ends when the table has decided.
-    pub span: Option<Span>,
-}
-
-/// An answer from an upstream, checked against its key.
-#[derive(Debug)]
-pub struct Publication {
-    /// The key.
-    pub key: Key,
-    /// The answer.
-    pub entry: Entry,
-    /// The lease under which it was fetched.
-    pub token: Option<Token>,
-    /// Who publishes.
-    pub from: Holder,
-    /// Copies that must exist before that is said; nothing means this agent's default.
-    pub level: Option<WriteLevel>,
-    /// Who wants to know what became of it.
-    pub reply_to: Option<ReplyTo>,
-}
-
-/// The granter has no room for another event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
-/// Tells the granter what happens.
-#[derive(Clone, Debug)]
-pub struct Handle(mpsc::Sender<Event>);
-
-impl Handle {
-    /// Tells it if it has room; never waits.
-    ///
-    /// # Errors
-    /// [`Full`]: the caller goes on without it and counts that.
-    pub fn send(&self, event: Event) -> Result<(), Full> {
-        self.0.try_send(event).map_err(|_| Full)
-    }
-
-    /// Tells it what it must not miss, waiting for room. The granter itself waits for nobody.
-    pub async fn must_hear(&self, event: Event) {
-        // A closed channel means that the agent is going down, and all leases with it.
-        let _ = self.0.send(event).await;
-    }
-}
-
-/// A handle, and the queue for the task.
-pub fn channel() -> (Handle, mpsc::Receiver<Event>) {
-    let (sender, events) = mpsc::channel(EVENTS);
-    (Handle(sender), events)
-}
 
 /// What the task works with.
 #[derive(Debug)]
@@ -479,7 +327,7 @@ mod tests {
     use heimdall_shared::link::{Beats, Link, Requests, Side};
 
     use super::*;
-    use crate::lease::Limits;
+    use crate::lease::{Asker, Limits};
     use crate::membership::{Discovered, Membership, Update};
 
     /// The granter of member a among a to e, one copy of each key, linked to all of them.
