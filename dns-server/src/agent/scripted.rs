@@ -158,14 +158,7 @@ impl MeshAgent for Script {
         let beats = Beats::default();
         tokio::spawn(beats.clone().run(CancellationToken::new()));
         let link = Link::new(Moment::now(), &beats);
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            name: "a".into(),
-            incarnation: 7,
-            view_digest: 1,
-            advertise: None,
-            state: None,
-        };
+        let hello = Hello { view_digest: 1, ..Hello::of("a".into(), 7) };
         link.push(Message::Hello(hello)).unwrap();
         let (heard, messages) = mpsc::channel(1_024);
         let (purged, purges) = mpsc::channel(1_024);

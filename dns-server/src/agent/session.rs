@@ -114,14 +114,7 @@ impl Agent {
                 .await
                 .map_err(|error| Down::Connect(name.clone(), root_cause(&error)))?;
             let link = Link::new(Moment::now(), &self.beats);
-            let hello = Hello {
-                version: PROTOCOL_VERSION,
-                name: format!("dns-{}", self.worker).into(),
-                incarnation: rand::random(),
-                view_digest: 0,
-                advertise: None,
-                state: None,
-            };
+            let hello = Hello::of(format!("dns-{}", self.worker).into(), rand::random());
             // An empty link takes a message.
             let _ = link.push(Message::Hello(hello));
             let purges = Purging::begin(&self.purges, &link);

@@ -12,7 +12,7 @@ use heimdall_proto::v1::replica_coordination_client::ReplicaCoordinationClient;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Beats, Full, Hello, Link, Lookup, LookupMode, Message, PROTOCOL_VERSION};
+use heimdall_shared::link::{Beats, Full, Hello, Link, Lookup, LookupMode, Message};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -64,14 +64,7 @@ impl Liar {
     /// Says Hello to a replica, and listens from then on. What became of it, the replica's members show.
     pub(crate) async fn join(&mut self, cluster: &Cluster, index: usize) {
         let link = Link::new(Moment::now(), &self.beats);
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            name: self.name.as_str().into(),
-            incarnation: 7,
-            view_digest: 0,
-            advertise: None,
-            state: None,
-        };
+        let hello = Hello::of(self.name.as_str().into(), 7);
         link.push(Message::Hello(hello)).unwrap();
         let mut client = ReplicaCoordinationClient::new(self.channel(cluster, index).await);
         let mut incoming = client.session(link.outgoing()).await.unwrap().into_inner();

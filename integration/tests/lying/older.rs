@@ -12,7 +12,7 @@ use heimdall_agent::identity::{Acceptor, Credentials, IdentityMetrics};
 use heimdall_integration::cluster::Cluster;
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
-use heimdall_shared::link::{Beats, Hello, Link, Message, PROTOCOL_VERSION, Reply};
+use heimdall_shared::link::{Beats, Hello, Link, Message, Reply};
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -112,14 +112,7 @@ impl StreamingService<Bytes> for Session {
         let (known, mut incoming) = (Arc::clone(&self.0), request.into_inner());
         let beats = Beats::default();
         let link = Link::new(Moment::now(), &beats);
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            name: known.name.as_str().into(),
-            incarnation: 5,
-            view_digest: 0,
-            advertise: None,
-            state: None,
-        };
+        let hello = Hello::of(known.name.as_str().into(), 5);
         link.push(Message::Hello(hello)).unwrap();
         let outgoing = link.outgoing().map(|batch| Ok(Bytes::from(batch.encode_to_vec())));
         let stop = CancellationToken::new();

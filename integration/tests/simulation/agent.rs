@@ -290,8 +290,8 @@ impl Agent {
         let Some(message) = self.hear(link, message, now, out) else { return };
         match message {
             Message::Ping { .. } => {
-                let heard = Event::Heard { member: Arc::clone(&from.member), link, at: now };
-                let changes = self.membership.step(heard, now);
+                self.membership.heard(&from.member, link, now);
+                let changes = self.membership.pass(now);
                 self.changed(changes, now, out);
             }
             Message::Lookup { id, lookup } => self.lookup_of_peer(from, link, id, &lookup, now, out),

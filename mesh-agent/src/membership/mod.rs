@@ -74,15 +74,6 @@ pub enum Event {
         /// The link.
         link: LinkId,
     },
-    /// A frame arrived over a link.
-    Heard {
-        /// The name given at its `LinkUp`.
-        member: Arc<str>,
-        /// The link.
-        link: LinkId,
-        /// When; it may be told later.
-        at: Moment,
-    },
     /// An attempt to dial failed.
     DialFailed {
         /// Who was dialled.
@@ -210,7 +201,6 @@ impl Membership {
                     changes.gone.push((member, incarnation));
                 }
             }
-            Event::Heard { member, link, at } => self.heard(&member, link, at.min(now)),
             Event::DialFailed { member, error } => {
                 if let Some(peer) = self.peers.get_mut(&member) {
                     peer.dial_failed(error, now);
@@ -232,8 +222,8 @@ impl Membership {
         changes
     }
 
-    /// A frame arrived over a link. What follows from that shows at the next [`Self::step`] or [`Self::pass`]: with many links
-    /// heard at once it is worked out once.
+    /// A frame arrived over a link, at a moment that is not in the future. What follows from that shows at the next
+    /// [`Self::step`] or [`Self::pass`]: with many links heard at once it is worked out once.
     pub fn heard(&mut self, member: &str, link: LinkId, at: Moment) {
         if let Some(peer) = self.peers.get_mut(member) {
             peer.heard(link, at);

@@ -22,8 +22,10 @@ fn link_down(member: &str, link: LinkId) -> Event {
     Event::LinkDown { member: member.into(), link }
 }
 
-fn heard(member: &str, link: LinkId, millis: u64) -> Event {
-    Event::Heard { member: member.into(), link, at: at(millis) }
+/// Tells of a frame that arrived then, as the task does: at one of its looks.
+fn heard(membership: &mut Membership, member: &str, link: LinkId, millis: u64, look: u64) -> Changes {
+    membership.heard(member, link, at(millis));
+    membership.pass(at(look))
 }
 
 /// Member a among a, b and c, with a link to each of the others (1 to b, 2 to c), at 0 ms.
@@ -91,16 +93,16 @@ fn a_silent_member_is_skipped_within_three_seconds_and_returns_when_heard() {
     let mut membership = three();
     assert_eq!(membership.next_deadline(), Some(at(1_000)));
     // First it is suspected, which people see and requests do not.
-    assert_eq!(membership.step(heard("c", 2, 1_000), at(1_000)).states, [("b".into(), State::Suspected)]);
+    assert_eq!(heard(&mut membership, "c", 2, 1_000, 1_000).states, [("b".into(), State::Suspected)]);
     assert!(membership.view().is_up("b"));
     assert_eq!(membership.next_deadline(), Some(at(2_000)));
-    membership.step(heard("c", 2, 2_000), at(2_000));
+    heard(&mut membership, "c", 2, 2_000, 2_000);
     assert_eq!(membership.next_deadline(), Some(at(2_500)));
     assert!(membership.pass(at(2_499)).states.is_empty());
     assert_eq!(membership.pass(at(2_500)).states, [("b".into(), State::Silent)]);
     assert!(membership.view().is_up("c"));
     assert_eq!(membership.next_deadline(), Some(at(3_000)));
-    let changes = membership.step(heard("b", 1, 60_000), at(60_000));
+    let changes = heard(&mut membership, "b", 1, 60_000, 60_000);
     assert!(changes.states.contains(&("b".into(), State::Up)));
     assert!(changes.gone.is_empty(), "its link, and so its leases, never ended");
 }
@@ -108,7 +110,7 @@ fn a_silent_member_is_skipped_within_three_seconds_and_returns_when_heard() {
 #[test]
 fn hearing_that_is_told_late_counts_from_when_it_was() {
     let mut membership = three();
-    membership.step(heard("b", 1, 100), at(2_400));
+    heard(&mut membership, "b", 1, 100, 2_400);
     assert_eq!(membership.pass(at(2_600)).states.len(), 2);
     assert_eq!(state(&membership, "b"), State::Silent);
 }
@@ -118,7 +120,7 @@ fn frames_that_change_nothing_make_no_view() {
     let mut membership = three();
     let view = membership.view();
     for millis in 1..50 {
-        assert!(membership.step(heard("b", 1, millis), at(millis)).view.is_none());
+        assert!(heard(&mut membership, "b", 1, millis, millis).view.is_none());
     }
     assert!(Arc::ptr_eq(&view, &membership.view()));
 }
@@ -185,7 +187,7 @@ fn a_leaver_is_skipped_at_once_and_its_successor_is_not() {
     let changes = membership.step(Event::Leaving { member: "b".into(), link: 1 }, at(5));
     assert_eq!(changes.states, [("b".into(), State::Leaving)]);
     assert!(changes.gone.is_empty(), "it still finishes its leases");
-    membership.step(heard("b", 1, 6), at(6));
+    heard(&mut membership, "b", 1, 6, 6);
     assert_eq!(state(&membership, "b"), State::Leaving);
     membership.step(link_up("b", 71, 4), at(7));
     assert_eq!(state(&membership, "b"), State::Up);
@@ -212,7 +214,7 @@ fn an_empty_list_keeps_the_last_members_for_a_grace_period() {
     // Asking again and again does not start the grace anew.
     membership.step(list(&[]), at(20_000));
     for link in [1, 2] {
-        membership.step(heard(if link == 1 { "b" } else { "c" }, link, 29_000), at(29_000));
+        heard(&mut membership, if link == 1 { "b" } else { "c" }, link, 29_000, 29_000);
     }
     assert!(membership.pass(at(29_999)).removed.is_empty());
     assert_eq!(membership.next_deadline(), Some(at(30_000)));
@@ -228,7 +230,7 @@ fn a_list_with_members_ends_the_doubt_about_an_empty_one() {
     membership.step(Event::Discovered(Update::Remove(vec!["b".into(), "c".into()])), at(0));
     assert_eq!(ring_names(&membership), "abc");
     membership.step(list(&["a", "b"]), at(10_000));
-    membership.step(heard("b", 1, 31_000), at(31_000));
+    heard(&mut membership, "b", 1, 31_000, 31_000);
     membership.pass(at(31_000));
     assert_eq!(ring_names(&membership), "ab");
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Lane;
+use super::{Lane, PROTOCOL_VERSION};
 use crate::clock::Moment;
 use crate::entry::Entry;
 use crate::key::Key;
@@ -222,6 +222,13 @@ pub struct Hello {
     pub advertise: Option<Arc<str>>,
     /// How the sender is; a dns-server and an older agent do not say.
     pub state: Option<NodeState>,
+}
+
+impl Hello {
+    /// That of somebody who is no agent with a view: a dns-server's stream.
+    pub const fn of(name: Arc<str>, incarnation: u64) -> Self {
+        Self { version: PROTOCOL_VERSION, name, incarnation, view_digest: 0, advertise: None, state: None }
+    }
 }
 
 /// A lookup.

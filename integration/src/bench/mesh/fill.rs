@@ -9,9 +9,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::{self, TtlLimits};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::{Flags, Key};
-use heimdall_shared::link::{
-    BATCH_BYTES_MAX, Beats, H2_WINDOW, Hello, Link, Message as Said, PROTOCOL_VERSION, Publish, Reply,
-};
+use heimdall_shared::link::{BATCH_BYTES_MAX, Beats, H2_WINDOW, Hello, Link, Message as Said, Publish, Reply};
 use tonic::transport::Endpoint;
 
 use super::names::Owned;
@@ -34,14 +32,7 @@ pub(super) async fn fill(socket: &Path, names: &[Owned]) -> Result<()> {
     let channel = endpoint.connect().await.with_context(|| format!("connecting to {}", socket.display()))?;
     // It is never idle, and so needs no beats.
     let link = Link::new(Moment::now(), &Beats::default());
-    link.push(Said::Hello(Hello {
-        version: PROTOCOL_VERSION,
-        name: "fill".into(),
-        incarnation: rand::random(),
-        view_digest: 0,
-        advertise: None,
-        state: None,
-    }))?;
+    link.push(Said::Hello(Hello::of("fill".into(), rand::random())))?;
     let mut client = MeshAgentClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
     let mut incoming = client.session(link.outgoing()).await.context("opening a session")?.into_inner();
     let (mut sent, mut stored) = (0, 0);

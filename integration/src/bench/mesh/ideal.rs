@@ -127,12 +127,7 @@ async fn exchange(system: &mut System, players: &[Player]) -> Result<()> {
     }
     let members: Vec<usize> = (0..=new).filter(|&replica| replica != dead).collect();
     system.cluster.set_members(&members)?;
-    for part in [Part::Agent, Part::Dns] {
-        system.cluster.start(new, part)?;
-    }
-    for part in [Part::Agent, Part::Dns] {
-        system.cluster.ready(new, part).await?;
-    }
+    system.cluster.start_replica(new).await?;
     players[dead].turn_to(system.cluster.replica(new).layout.dns);
     Ok(())
 }
