@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use heimdall_shared::admin::Latch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::Message;
@@ -46,6 +46,11 @@ pub use self::warming::{WARM_WITHIN, Warming};
 /// An agent is ready when it has its share of the entries, or after this time: with the 3 s in which the members may
 /// connect it stays below 10 s.
 pub const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Members that one fetch takes entries from at a time. One budget of bytes per second is all that they have together, so more
+/// would not be faster; each takes a connection of its own, here and there, whose memory a process that started keeps. Two, so
+/// that one which does not answer does not hold up the others.
+const SOURCES_AT_ONCE: usize = 2;
 
 /// How often a starting agent looks whether its members have connected.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -189,11 +194,11 @@ impl Puller {
         while !progress.is_over() {
             let view = Arc::clone(&views.borrow_and_update());
             let sources = plan::sources(&view, progress.left(), progress.failed());
-            let Round { whole, but_late, asked } = progress.next(sources);
+            let Round { whole, but_late, asked } = progress.next(sources, &self.agent.name);
             self.agent.warmth.change(|warming| warming.fetched(&whole).given(&but_late));
             if !asked.is_empty() {
-                let pulls = asked.into_iter().map(|(source, slots)| self.pulled(source, slots));
-                progress.took(join_all(pulls).await);
+                let pulls = stream::iter(asked).map(|(source, slots)| self.pulled(source, slots));
+                progress.took(pulls.buffer_unordered(SOURCES_AT_ONCE).collect::<Vec<_>>().await);
             } else if !progress.is_over() {
                 let comes_soon = view.members().iter().any(|member| member.is_coming());
                 if progress.has_some() && !comes_soon && had.take().is_some() {

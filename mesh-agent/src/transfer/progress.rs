@@ -28,7 +28,7 @@ pub(super) struct Round {
     pub(super) whole: Slots,
     /// Slots of which everything is here but what a member may have that was not reached yet.
     pub(super) but_late: Slots,
-    /// Whom to ask for which.
+    /// Whom to ask for which, in turn.
     pub(super) asked: Vec<(Arc<str>, Slots)>,
 }
 
@@ -76,8 +76,9 @@ impl Progress {
         self.left.is_empty() || self.vain_rounds >= VAIN_ROUNDS_MAX
     }
 
-    /// Who is asked for what, where `sources` have what is missing.
-    pub(super) fn next(&mut self, sources: Sources) -> Round {
+    /// Who is asked by `me` for what, where `sources` have what is missing. Each agent begins with whose name follows its own:
+    /// those that start together do not all begin with the same one.
+    pub(super) fn next(&mut self, sources: Sources, me: &str) -> Round {
         let Sources { parts, late } = sources;
         let mut round = Round { whole: Slots::none(), but_late: Slots::none(), asked: Vec::new() };
         for (source, mut slots) in parts {
@@ -89,6 +90,8 @@ impl Progress {
             }
             round.but_late.insert_all(&here);
         }
+        let after_me = round.asked.partition_point(|(source, _)| **source < *me);
+        round.asked.rotate_left(after_me);
         round.whole.insert_all(&round.but_late);
         round.whole.remove_all(&late);
         round.but_late.retain_all(&late);
@@ -117,6 +120,8 @@ impl Progress {
 mod tests {
     use super::*;
 
+    const ME: &str = "a";
+
     fn slots(numbers: &[u16]) -> Slots {
         let mut slots = Slots::none();
         numbers.iter().for_each(|&slot| slots.insert(slot));
@@ -135,11 +140,11 @@ mod tests {
     #[test]
     fn what_was_given_is_here_and_nobody_is_asked_twice() {
         let mut progress = Progress::of(slots(&[1, 2, 3]));
-        let round = progress.next(sources(&[("b", &[1, 2]), ("c", &[3])], &[]));
+        let round = progress.next(sources(&[("b", &[1, 2]), ("c", &[3])], &[]), ME);
         assert_eq!(round.asked, [("b".into(), slots(&[1, 2])), ("c".into(), slots(&[3]))]);
         assert!(round.whole.is_empty() && !progress.has_some());
         progress.took(round.asked.into_iter().map(|asked| pulled(asked, true, true)));
-        let round = progress.next(sources(&[("b", &[1, 2]), ("c", &[3])], &[]));
+        let round = progress.next(sources(&[("b", &[1, 2]), ("c", &[3])], &[]), ME);
         assert_eq!((round.asked.len(), round.whole, round.but_late), (0, slots(&[1, 2, 3]), Slots::none()));
         assert!(progress.is_over() && progress.has_some());
         assert_eq!(progress.sum(), Taken { entries: 6, kept: 4, complete: true });
@@ -148,28 +153,39 @@ mod tests {
     #[test]
     fn a_slot_is_missing_until_whoever_comes_first_in_its_order_was_reached() {
         let mut progress = Progress::of(slots(&[1, 2]));
-        let round = progress.next(sources(&[("b", &[1, 2])], &[2]));
+        let round = progress.next(sources(&[("b", &[1, 2])], &[2]), ME);
         progress.took(round.asked.into_iter().map(|asked| pulled(asked, true, true)));
-        let round = progress.next(sources(&[("b", &[1, 2])], &[2]));
+        let round = progress.next(sources(&[("b", &[1, 2])], &[2]), ME);
         assert_eq!((round.asked.len(), round.whole, round.but_late), (0, slots(&[1]), slots(&[2])));
         assert!(!progress.is_over() && *progress.left() == slots(&[2]));
-        let round = progress.next(sources(&[("a", &[2])], &[]));
+        let round = progress.next(sources(&[("a", &[2])], &[]), ME);
         assert_eq!(round.asked, [("a".into(), slots(&[2]))], "it may have more");
     }
 
     #[test]
     fn who_fails_is_told_and_who_has_no_link_is_asked_again_but_not_for_ever() {
         let mut progress = Progress::of(slots(&[1, 2]));
-        let round = progress.next(sources(&[("b", &[1]), ("c", &[2])], &[]));
+        let round = progress.next(sources(&[("b", &[1]), ("c", &[2])], &[]), ME);
         let [b, c] = round.asked.try_into().unwrap();
         progress.took([pulled(b, false, true), pulled(c, true, false)]);
         assert_eq!(progress.failed(), ["b".into()]);
         for _ in 1..VAIN_ROUNDS_MAX {
             assert!(!progress.is_over());
-            let round = progress.next(sources(&[("c", &[1, 2])], &[]));
+            let round = progress.next(sources(&[("c", &[1, 2])], &[]), ME);
             assert_eq!(round.asked, [("c".into(), slots(&[1, 2]))]);
             progress.took(round.asked.into_iter().map(|asked| pulled(asked, true, false)));
         }
         assert!(progress.is_over() && !progress.sum().complete);
+    }
+
+    #[test]
+    fn agents_that_start_together_begin_with_different_members() {
+        let first = |me: &str| {
+            let parts: Vec<_> =
+                [("a", &[1][..]), ("b", &[2]), ("c", &[3])].into_iter().filter(|part| part.0 != me).collect();
+            let asked = Progress::of(slots(&[1, 2, 3])).next(sources(&parts, &[]), me).asked;
+            asked.into_iter().map(|(source, _)| source.to_string()).collect::<String>()
+        };
+        assert_eq!(["a", "b", "c"].map(first), ["bc", "ca", "ab"]);
     }
 }
