@@ -81,10 +81,11 @@ impl Dialler {
         let mut last = format!("{} has no address", self.address);
         // Where the member said it is, then where discovery says it is.
         let learned = self.agent.view().member(&self.member).and_then(|member| member.learned.clone());
-        let looked_up = stop.run_until_cancelled(addresses(learned.as_deref(), &self.address)).await;
+        let looked_up = stop.run_until_cancelled(Box::pin(addresses(learned.as_deref(), &self.address))).await;
         let Some(addresses) = looked_up else { return Ok(()) };
         for address in addresses? {
-            match stop.run_until_cancelled(self.open(address)).await {
+            // Boxed: while the session lasts, its task must have no room for a handshake.
+            match stop.run_until_cancelled(Box::pin(self.open(address))).await {
                 None => return Ok(()),
                 Some(Ok((link, incoming))) => match self.serve(link, incoming, address, stop).await {
                     Ok(()) => return Ok(()),
