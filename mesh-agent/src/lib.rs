@@ -19,6 +19,7 @@ pub mod config;
 pub mod dial;
 pub mod discovery;
 pub mod granter;
+mod heap;
 pub mod identity;
 pub mod lease;
 pub mod levels;

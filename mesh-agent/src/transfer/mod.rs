@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::agent::Agent;
+use crate::heap;
 use crate::identity::Connector;
 
 use self::progress::{Progress, Pulled, Round};
@@ -169,6 +170,7 @@ impl Puller {
         // What is late beyond that is a miss.
         let (_, ()) = tokio::join!(timeout(WARM_WITHIN, self.fetch(slots.clone(), had.clone())), readiness);
         agent.warmth.change(|warming| warming.fetched(&slots));
+        heap::give_back();
     }
 
     /// Fetches what this agent has to keep when `leaver` is gone, and says so.
