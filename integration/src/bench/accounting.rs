@@ -125,6 +125,15 @@ pub(super) fn resident(pid: i32) -> Result<u64> {
     status(&format!("/proc/{pid}/status"), "VmRSS:").map(|kilobytes| kilobytes * 1024)
 }
 
+/// Bytes of memory that a process has resident and that is its own: pages of its program, which are there when they were read and
+/// shared with others of its kind, are not.
+///
+/// # Errors
+/// The process is gone.
+pub(super) fn own(pid: i32) -> Result<u64> {
+    status(&format!("/proc/{pid}/status"), "RssAnon:").map(|kilobytes| kilobytes * 1024)
+}
+
 /// The most that a process has had resident, bytes.
 ///
 /// # Errors
@@ -195,7 +204,8 @@ mod tests {
         while process(pid).unwrap() == before {
             std::hint::black_box(before);
         }
-        assert!(resident(pid).unwrap() > 0 && peak(pid).unwrap() >= resident(pid).unwrap());
+        assert!(own(pid).unwrap() > 0 && resident(pid).unwrap() > own(pid).unwrap());
+        assert!(peak(pid).unwrap() >= resident(pid).unwrap());
         assert_eq!(workers(pid).unwrap(), [], "a shell has none");
         waits(pid).unwrap();
         worker.kill().unwrap();

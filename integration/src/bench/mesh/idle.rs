@@ -14,7 +14,7 @@ const REPLICAS: usize = 10;
 /// How long the processes are watched.
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// Kilobytes of resident memory per link, and per cent of a CPU per agent.
+/// Kilobytes of memory of an agent's own per link, and per cent of a CPU per agent.
 const PER_LINK: Target = Target::AtMost(100.0);
 const PER_AGENT: Target = Target::AtMost(0.2);
 
@@ -48,20 +48,15 @@ impl Idle {
         let agents = together.cpu_of(Part::Agent)?.saturating_sub(before.0);
         let servers = together.cpu_of(Part::Dns)?.saturating_sub(before.1);
         let share = |used: Duration| 100.0 * used.as_secs_f64() / WATCHED.as_secs_f64() / REPLICAS as f64;
-        let mut resident = Vec::new();
-        for index in 0..REPLICAS {
-            resident.push(together.resident(index, Part::Agent)? as f64);
-        }
-        let mean = resident.iter().sum::<f64>() / REPLICAS as f64;
-        let one_link = pair.resident(0, Part::Agent)? as f64;
+        let (nine_links, one_link) = (together.memory_of(Part::Agent)?, pair.memory_of(Part::Agent)?);
         figures.round(
             id,
             round,
             &[
-                ("kB per link", PER_LINK, (mean - one_link) / 1e3 / (REPLICAS - 2) as f64),
+                ("kB per link", PER_LINK, (nine_links - one_link) / 1e3 / (REPLICAS - 2) as f64),
                 ("% of a CPU per agent", PER_AGENT, share(agents)),
                 ("% of a CPU per dns-server", Target::None, share(servers)),
-                ("MB of an agent with nine links", Target::None, mean / 1e6),
+                ("MB of an agent with nine links", Target::None, nine_links / 1e6),
                 ("MB of an agent with one link", Target::None, one_link / 1e6),
             ],
         );

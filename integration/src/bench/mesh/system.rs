@@ -42,13 +42,14 @@ impl System {
         processes.map(|process| accounting::process(process.pid())).sum()
     }
 
-    /// Bytes that one process has resident.
+    /// Bytes of its own that a process of one kind has resident, on average.
     ///
     /// # Errors
-    /// It is gone.
-    pub(super) fn resident(&self, index: usize, part: Part) -> Result<u64> {
-        let process = self.cluster.replica(index).process(part).context("the process must run")?;
-        accounting::resident(process.pid())
+    /// One of them is gone.
+    pub(super) fn memory_of(&self, part: Part) -> Result<f64> {
+        let processes: Vec<_> = self.cluster.replicas().iter().filter_map(|replica| replica.process(part)).collect();
+        let bytes: u64 = processes.iter().map(|process| accounting::own(process.pid())).sum::<Result<_>>()?;
+        Ok(bytes as f64 / processes.len() as f64)
     }
 
     /// Has a client of replica `index` ask for each name once. The runtime goes on meanwhile: it serves the upstream.
