@@ -10,6 +10,7 @@ use heimdall_shared::entry::Entry;
 use heimdall_shared::link::{Full, Message, Pending, Reply};
 use heimdall_shared::token::Token;
 use heimdall_shared::trace::TraceContext;
+use tokio::time::Instant;
 
 use super::{Agent, Lease, Live};
 use crate::silence::{Meter, Reading};
@@ -121,23 +122,26 @@ impl Silence {
         lock(&self.meter).expires_at()
     }
 
+    /// The same for a timer.
+    pub fn due(&self) -> Instant {
+        Instant::now() + self.expires_at().since(Moment::now())
+    }
+
     /// The miss has nobody left but the mesh: it is borne anew.
     pub fn renew(&self) {
         lock(&self.meter).renew(Moment::now());
     }
 
-    /// Resolves when the mesh has been silent for as long as this miss bears it. The link's breaker hears of it.
-    pub async fn spent(&self) {
-        loop {
-            tokio::time::sleep(self.expires_at().since(Moment::now())).await;
-            let now = Moment::now();
-            let mut meter = lock(&self.meter);
-            if meter.fired(now) == Reading::Spent {
-                let since = meter.silent_since();
-                self.agent.hearing.silence(since, now);
-                return;
-            }
+    /// Whether the mesh has been silent for as long as this miss bears it; to be asked when that should be so. The link's
+    /// breaker hears of it.
+    pub fn is_spent(&self) -> bool {
+        let now = Moment::now();
+        let mut meter = lock(&self.meter);
+        let is_spent = meter.fired(now) == Reading::Spent;
+        if is_spent {
+            self.agent.hearing.silence(meter.silent_since(), now);
         }
+        is_spent
     }
 }
 

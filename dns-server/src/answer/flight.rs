@@ -46,8 +46,8 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
     let mut tell = Some(tell);
     let mut struggling = false;
     let (mut late, mut expired) = (false, false);
-    // One timer for both, set once and not anew with every word.
-    let mut time = pin!(sleep_until(late_at));
+    // One timer for all that may come due: most flights end before any of it does.
+    let mut alarm = pin!(sleep_until(late_at));
     let mut resolving = pin!(Fuse::terminated());
     let mut second_best = SecondBest::new(&core, &key, begun);
     let mut unanswered = None;
@@ -112,6 +112,12 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
         if let (true, Some(lease)) = (struggling, life.lease()) {
             lease.struggle();
         }
+        let time = (!expired).then_some(if late { deadline } else { late_at });
+        let spent = silence.as_ref().filter(|_| life.minds_silence()).map(Silence::due);
+        let due = [time, spent, second_best.due()].into_iter().flatten().min();
+        if let Some(due) = due.filter(|&due| due != alarm.deadline()) {
+            alarm.as_mut().reset(due);
+        }
         actions = tokio::select! {
             word = next(&mut conversation), if life.is_asking_mesh() => {
                 if let Word::Held(Some(holder)) = word {
@@ -119,7 +125,6 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                 }
                 life.heard(core.checked(&key, word))
             }
-            () = spent(&silence), if life.minds_silence() => life.silent(),
             resolution = &mut resolving => {
                 if let Some(silence) = &silence {
                     silence.renew();
@@ -134,17 +139,29 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                 struggling = true;
                 life.struggled()
             }
-            () = &mut time, if !expired => {
-                if late {
-                    expired = true;
-                    life.expired()
+            () = &mut alarm, if due.is_some() => {
+                let now = Instant::now();
+                if time.is_some_and(|time| time <= now) {
+                    if late {
+                        expired = true;
+                        life.expired()
+                    } else {
+                        late = true;
+                        life.late()
+                    }
+                } else if second_best.due().is_some_and(|due| due <= now) {
+                    if let Some(found) = second_best.look(&*mesh) {
+                        landing.meanwhile(found);
+                    }
+                    Vec::new()
+                } else if life.minds_silence() && silence.as_ref().is_some_and(Silence::is_spent) {
+                    life.silent()
                 } else {
-                    late = true;
-                    time.as_mut().reset(deadline);
-                    life.late()
+                    // Something was heard since it was set.
+                    Vec::new()
                 }
             }
-            found = second_best.next(&*mesh) => {
+            found = second_best.next() => {
                 landing.meanwhile(found);
                 Vec::new()
             }
@@ -203,13 +220,6 @@ impl Core {
 pub(super) async fn next(conversation: &mut Option<Conversation>) -> Word<Lease> {
     match conversation {
         Some(conversation) => conversation.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn spent(silence: &Option<Silence>) {
-    match silence {
-        Some(silence) => silence.spent().await,
         None => std::future::pending().await,
     }
 }

@@ -7,7 +7,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::LookupMode;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::flight::next;
 use super::{Core, Outcome};
@@ -37,32 +37,38 @@ impl<'a> SecondBest<'a> {
         Self { core, key, due: begun + core.stale.after, state }
     }
 
-    /// What was found, once it is needed and when there is something: at most once. Cancelling this future loses nothing.
-    pub(super) async fn next(&mut self, mesh: &dyn Mesh) -> Outcome {
-        loop {
-            match &mut self.state {
-                State::Ahead => {
-                    sleep_until(self.due).await;
-                    match self.core.stale(self.key, Moment::now()) {
-                        // The answer that is being replaced still lives: nobody waits yet.
-                        Some(Outcome::Answer { .. }) => self.due = Instant::now() + self.core.stale.after,
-                        Some(found) => {
-                            self.state = State::Over;
-                            return found;
-                        }
-                        None => self.state = State::Asking(self.ask(mesh)),
-                    }
-                }
-                State::Asking(conversation) => {
-                    let word = next(conversation).await;
-                    self.state = State::Over;
-                    if let Some(found) = self.found(word) {
-                        return found;
-                    }
-                }
-                State::Over => std::future::pending().await,
+    /// When it has to be looked for; `None` when it was, or never is.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Ahead => Some(self.due),
+            State::Asking(_) | State::Over => None,
+        }
+    }
+
+    /// Looks for it here, and else begins to ask the mesh.
+    pub(super) fn look(&mut self, mesh: &dyn Mesh) -> Option<Outcome> {
+        match self.core.stale(self.key, Moment::now()) {
+            // The answer that is being replaced still lives: nobody waits yet.
+            Some(Outcome::Answer { .. }) => self.due = Instant::now() + self.core.stale.after,
+            Some(found) => {
+                self.state = State::Over;
+                return Some(found);
+            }
+            None => self.state = State::Asking(self.ask(mesh)),
+        }
+        None
+    }
+
+    /// What the mesh has, if it was asked: at most once. Cancelling this future loses nothing.
+    pub(super) async fn next(&mut self) -> Outcome {
+        if let State::Asking(conversation) = &mut self.state {
+            let word = next(conversation).await;
+            self.state = State::Over;
+            if let Some(found) = self.found(word) {
+                return found;
             }
         }
+        std::future::pending().await
     }
 
     /// What there is when nobody has an answer: a mesh that is silent is not waited for longer than a miss waits for it.
