@@ -4,13 +4,14 @@
 //! dns-server asks is routed ([`for_stream`]).
 
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Lookup, LookupMode, Message, Reply};
 use heimdall_shared::telemetry::Span;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::agent::Agent;
 use crate::ask_first::{self, Grant};
@@ -160,9 +161,9 @@ fn better_placed(agent: &Agent, lookup: &Lookup) -> Option<Arc<str>> {
     (*first != agent.name).then(|| Arc::clone(first))
 }
 
-/// Answers a lookup of this replica's own dns-server with what the cluster has. Replies go to `to` as they come: a peer
-/// that holds the asker back is relayed, so that ticks can be waited for.
-pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup) {
+/// Answers a lookup of this replica's own dns-server with what the cluster has, `until` nobody waits for it any more. Replies
+/// go to `to` as they come: a peer that holds the asker back is relayed, so that ticks can be waited for.
+pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup, until: Instant) {
     let arrived = Moment::now();
     let mut span = span(agent, &lookup, "agent.lookup");
     let trace = span.as_ref().map(|span| span.context()).or(lookup.trace);
@@ -198,7 +199,7 @@ pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup) {
         };
         let deadline = lookup.deadline.saturating_sub(Moment::now().since(arrived));
         let hop = Lookup { skipped: route.skipped.clone(), trace, deadline, ..lookup.clone() };
-        match ask_peer(agent, &peer, to, hop, &mut span).await {
+        match ask_peer(agent, &peer, to, hop, &mut span, until).await {
             Asked::Answered => {
                 agent.metrics.routed(Routed::Peer);
                 return;
@@ -208,6 +209,7 @@ pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup) {
                 answer(agent, to, span, Reply::Proceed);
                 return;
             }
+            Asked::Late => return,
             Asked::Nothing => {}
             Asked::Elsewhere(other) => route.redirect(member, other),
             Asked::Unreachable => route.skip(member),
@@ -279,9 +281,18 @@ enum Asked {
     Unreachable,
     /// Too many requests are under way on the link.
     Limit,
+    /// Nobody waits any more.
+    Late,
 }
 
-async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, span: &mut Option<Span>) -> Asked {
+async fn ask_peer(
+    agent: &Agent,
+    peer: &Arc<Peer>,
+    to: ReplyTo,
+    lookup: Lookup,
+    span: &mut Option<Span>,
+    until: Instant,
+) -> Asked {
     let asked = Moment::now();
     let mode = lookup.mode;
     let key = lookup.key.clone();
@@ -289,17 +300,22 @@ async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, 
         return if peer.link.is_closed() { Asked::Unreachable } else { Asked::Limit };
     };
     let budget = peer.budget(agent.budgets.peer);
-    let mut word = timeout(FIRST_WORD_WITHIN.min(budget), request.replies().recv()).await;
-    if word.is_err() {
+    let sent = Instant::now();
+    // One timer for all that is waited for, one after the other: most lookups end before the first.
+    let mut alarm = pin!(sleep_until(sent + FIRST_WORD_WITHIN.min(budget)));
+    let mut word = by(alarm.as_mut(), request.replies().recv()).await;
+    if word.is_none() {
         // The first word, unless it came before: from now on silence means that something is wrong.
         reply(agent, to, Reply::Working);
-        word = timeout(budget.saturating_sub(FIRST_WORD_WITHIN), request.replies().recv()).await;
+        alarm.as_mut().reset(sent + budget);
+        word = by(alarm.as_mut(), request.replies().recv()).await;
     }
-    let Ok(mut word) = word else {
+    let Some(mut word) = word else {
         peer.was_silent(asked, Moment::now());
         agent.metrics.peer_silent.inc();
         return Asked::Unreachable;
     };
+    alarm.as_mut().reset(until);
     loop {
         match word {
             None => return Asked::Unreachable,
@@ -361,7 +377,19 @@ async fn ask_peer(agent: &Agent, peer: &Arc<Peer>, to: ReplyTo, lookup: Lookup, 
             }
         }
         // From here on silence is judged by the dns-server, which has one timer for the whole miss.
-        word = request.replies().recv().await;
+        match by(alarm.as_mut(), request.replies().recv()).await {
+            Some(next) => word = next,
+            None => return Asked::Late,
+        }
+    }
+}
+
+/// What comes of `future`, unless `alarm` goes off before.
+async fn by<T>(alarm: Pin<&mut Sleep>, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = alarm => None,
     }
 }
 

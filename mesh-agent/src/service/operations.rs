@@ -12,7 +12,7 @@ use heimdall_shared::link::{Condition, Lookup, LookupMode, Message, NodeState, P
 use heimdall_shared::trace::TraceContext;
 use heimdall_shared::wire;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
@@ -159,17 +159,19 @@ impl Operations {
         if let Some(entry) = self.agent.stored(&lookup.key, Moment::now()) {
             return Ok(pb::AcquireQueryLockResponse { answer: wire::lock_answer(&Reply::Entry(entry), Moment::now()) });
         }
-        match caller {
-            Caller::Local => {
-                let routed = timeout(CALL_WITHIN, lookup::for_stream(&self.agent, to, lookup)).await;
-                routed.map_err(|_| too_late(CALL_WITHIN))?;
+        let answered = async {
+            match caller {
+                Caller::Local => {
+                    lookup::for_stream(&self.agent, to, lookup, Instant::now() + CALL_WITHIN).await;
+                }
+                Caller::Replica(member) => {
+                    lookup::for_peer(&self.agent, &unary_holder(member), to, lookup, Moment::now());
+                }
+                Caller::Operator => return Err(Status::permission_denied("an operator takes no leases")),
             }
-            Caller::Replica(member) => {
-                lookup::for_peer(&self.agent, &unary_holder(member), to, lookup, Moment::now());
-            }
-            Caller::Operator => return Err(Status::permission_denied("an operator takes no leases")),
-        }
-        let reply = last_word(&mut call.replies, CALL_WITHIN).await?;
+            last_word(&mut call.replies, CALL_WITHIN).await
+        };
+        let reply = timeout(CALL_WITHIN, answered).await.unwrap_or_else(|_| Err(too_late(CALL_WITHIN)))?;
         Ok(pb::AcquireQueryLockResponse { answer: wire::lock_answer(&reply, Moment::now()) })
     }
 

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply, Requests, Side};
 use heimdall_shared::purge::LinkKind;
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tracing::{debug, info};
@@ -69,7 +70,7 @@ where
 }
 
 /// Lookups on their way, each with the means to call it back.
-type Routes = Arc<Mutex<HashMap<u64, CancellationToken>>>;
+type Routes = Arc<Mutex<HashMap<u64, AbortHandle, RandomState>>>;
 
 struct Reader<'a> {
     agent: &'a Arc<Agent>,
@@ -118,41 +119,34 @@ impl Reader<'_> {
             return;
         }
         self.agent.metrics.store_misses.inc();
-        let cancelled = CancellationToken::new();
-        {
-            let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            if routes.len() >= ROUTES_MAX {
-                drop(routes);
-                self.agent.metrics.routes_full.inc();
-                lookup::reply(self.agent, to, Reply::Proceed);
-                return;
-            }
-            routes.insert(id, cancelled.clone());
-        }
         let mode = match lookup.mode {
             LookupMode::Stale { .. } | LookupMode::Refresh { .. } => lookup.mode,
             // Over a stream there is no second step.
             LookupMode::Join | LookupMode::JoinOnly | LookupMode::Acquire | LookupMode::Peek => LookupMode::Join,
         };
         let lookup = Lookup { stream: self.stream.id, skipped: Vec::new(), mode, ..lookup };
-        let (agent, routes) = (Arc::clone(self.agent), Arc::clone(&self.routes));
-        let within = lookup.deadline.min(ROUTE_WITHIN);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                // Called back before it began, it asks nobody.
-                biased;
-                () = cancelled.cancelled() => {}
-                // Nobody waits any more after its time, whatever became of the word that should have ended it.
-                _ = timeout(within, lookup::for_stream(&agent, to, lookup)) => {}
-            }
-            routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mut routes = self.routes();
+        if routes.len() >= ROUTES_MAX {
+            drop(routes);
+            self.agent.metrics.routes_full.inc();
+            lookup::reply(self.agent, to, Reply::Proceed);
+            return;
+        }
+        let (agent, under_way) = (Arc::clone(self.agent), Arc::clone(&self.routes));
+        // Nobody waits any more after its time, whatever became of the word that should have ended it.
+        let until = Instant::now() + lookup.deadline.min(ROUTE_WITHIN);
+        let route = self.tasks.spawn(async move {
+            lookup::for_stream(&agent, to, lookup, until).await;
+            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
+        // Under the lock that its end takes, too. Called back before it began, it asks nobody.
+        routes.insert(id, route.abort_handle());
     }
 
     fn cancel(&self, id: u64) {
-        let route = self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let route = self.routes().remove(&id);
         if let Some(route) = route {
-            route.cancel();
+            route.abort();
         }
         // The wait may have been here.
         if self.agent.granter.send(Event::Cancel { link: self.stream.id, request: id }).is_err() {
@@ -183,8 +177,8 @@ impl Reader<'_> {
         self.stream.requests.break_off();
         self.agent.links.remove_stream(self.stream.id);
         self.agent.purges.disconnect(self.stream.id);
-        for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-            route.1.cancel();
+        for (_, route) in self.routes().drain() {
+            route.abort();
         }
         let stream = self.stream.id;
         for peer in self.agent.links.connected().peers.values() {
@@ -193,5 +187,9 @@ impl Reader<'_> {
         let (member, incarnation) = (Arc::clone(&self.agent.name), self.agent.incarnation);
         self.agent.granter.must_hear(Event::StreamGone { member, incarnation, stream }).await;
         self.agent.granter.must_hear(Event::LinkClosed { link: stream }).await;
+    }
+
+    fn routes(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle, RandomState>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
