@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use heimdall_shared::breaker::Breaker;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Full, Link, Message, Replier, Replies, Reply, Requests, replies};
@@ -98,9 +99,9 @@ pub struct Links {
 #[derive(Clone, Debug, Default)]
 pub struct Connected {
     /// At most one link per member.
-    pub peers: HashMap<Arc<str>, Arc<Peer>>,
+    pub peers: HashMap<Arc<str>, Arc<Peer>, RandomState>,
     /// The streams of this replica's dns-server.
-    pub streams: HashMap<LinkId, Arc<LocalStream>>,
+    pub streams: HashMap<LinkId, Arc<LocalStream>, RandomState>,
 }
 
 /// What became of a new link to a peer.

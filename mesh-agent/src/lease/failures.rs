@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::key::Key;
 use heimdall_shared::purge::Scope;
@@ -21,7 +22,7 @@ const RELAPSE_WITHIN: Duration = Duration::from_secs(5);
 /// Remembered failures, at most `max` of them.
 #[derive(Debug)]
 pub(super) struct Failures {
-    failures: HashMap<Key, Failure>,
+    failures: HashMap<Key, Failure, RandomState>,
     forget: Deadlines<Key>,
     max: usize,
 }
@@ -35,7 +36,7 @@ struct Failure {
 
 impl Failures {
     pub(super) fn new(max: usize) -> Self {
-        Self { failures: HashMap::new(), forget: Deadlines::default(), max }
+        Self { failures: HashMap::default(), forget: Deadlines::default(), max }
     }
 
     /// What is left of the failure of `key`, if it is to be believed now.

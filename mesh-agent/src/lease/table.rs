@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
@@ -33,18 +34,18 @@ pub struct Table {
     limits: Limits,
     /// Counter of the lease granted last.
     counter: u64,
-    leases: HashMap<u64, Lease>,
-    episodes: HashMap<Key, Episode>,
+    leases: HashMap<u64, Lease, RandomState>,
+    episodes: HashMap<Key, Episode, RandomState>,
     waits: Waits,
     /// Live leases per member; members without one are not in it.
-    held_by: HashMap<Arc<str>, usize>,
+    held_by: HashMap<Arc<str>, usize, RandomState>,
     due: Deadlines<(u64, Due)>,
     failures: Failures,
     hoards: Hoards,
     /// Holders of leases that reached their end without a word, until somebody asks for them.
     overdue: Vec<Holder>,
     /// Results of ended leases, by the lease's counter.
-    results: HashMap<u64, (Key, Reply)>,
+    results: HashMap<u64, (Key, Reply), RandomState>,
     stats: Stats,
 }
 
@@ -64,15 +65,15 @@ impl Table {
             incarnation,
             limits,
             counter: 0,
-            leases: HashMap::new(),
-            episodes: HashMap::new(),
+            leases: HashMap::default(),
+            episodes: HashMap::default(),
             waits: Waits::default(),
-            held_by: HashMap::new(),
+            held_by: HashMap::default(),
             due: Deadlines::default(),
             failures: Failures::new(limits.failures_total),
             hoards: Hoards::default(),
             overdue: Vec::new(),
-            results: HashMap::new(),
+            results: HashMap::default(),
             stats: Stats::default(),
         }
     }

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
+use foldhash::quality::RandomState;
 use heimdall_shared::key::Key;
 
 use super::LinkId;
 
+/// Waiting requests of one connection.
+type Requests = HashMap<u64, Key, RandomState>;
+
 /// Finds a waiting request's key, and counts what waits per connection.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    links: HashMap<LinkId, HashMap<u64, Key>>,
+    links: HashMap<LinkId, Requests, RandomState>,
     total: usize,
 }
 
@@ -43,7 +47,7 @@ impl Waits {
     }
 
     /// Takes out all that wait over `link`.
-    pub(super) fn remove_link(&mut self, link: LinkId) -> HashMap<u64, Key> {
+    pub(super) fn remove_link(&mut self, link: LinkId) -> Requests {
         let requests = self.links.remove(&link).unwrap_or_default();
         self.total -= requests.len();
         requests
