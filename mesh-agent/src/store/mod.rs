@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod counters;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +18,12 @@ use heimdall_shared::key::Key;
 use heimdall_shared::purge::{Ledger, Position};
 use moka::Expiry;
 use moka::notification::RemovalCause;
-use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use self::admission::{Decision, How, admit};
 use self::counters::Counters;
+use self::turns::Turns;
 use crate::membership::View;
 use crate::purge;
 use crate::updates::{Cause, Updates, What};
@@ -156,6 +157,8 @@ pub enum Write {
 #[derive(Debug)]
 pub struct Store {
     cache: Cache<Key, Slot, RandomState>,
+    /// Who writes, writes alone.
+    turns: Turns,
     /// How long entries are kept after their end, for when nobody has a live one.
     stale_limit: Duration,
     purges: Arc<Ledger>,
@@ -169,6 +172,13 @@ struct Slot {
     held: Arc<Held>,
     /// Until its end; what is kept of it after that is the store's to say.
     left: Duration,
+}
+
+/// What a write does.
+enum Change {
+    Put(Slot),
+    Remove,
+    None,
 }
 
 impl Store {
@@ -197,7 +207,7 @@ impl Store {
                 }
             })
             .build_with_hasher(RandomState::default());
-        Self { cache, stale_limit, purges, updates, counters }
+        Self { cache, turns: Turns::default(), stale_limit, purges, updates, counters }
     }
 
     /// What happens to the entries.
@@ -281,7 +291,7 @@ impl Store {
     /// Keeps an operator's entry in place of whatever there is.
     pub fn inject(&self, key: &Key, entry: &Entry, now: Moment) {
         if entry.is_live(now) {
-            self.cache.insert(key.detached(), Slot::new(detached(entry, &Origin::Local, now), None, now));
+            self.write(key, |_| Change::Put(Slot::new(detached(entry, &Origin::Local, now), None, now)));
             self.updates.tell(|| inserted(key, entry));
         }
     }
@@ -294,14 +304,12 @@ impl Store {
                 continue;
             }
             // It may have been replaced since it was looked at.
-            self.cache.entry((*key).clone()).and_compute_with(|slot| {
-                match slot.as_ref().map(|slot| slot.value().held.newer_than(purged)) {
-                    Some(Newer::None) => {
-                        self.counters.purged();
-                        Op::Remove
-                    }
-                    _ => Op::Nop,
+            self.write(&key, |held| match held.map(|held| held.newer_than(purged)) {
+                Some(Newer::None) => {
+                    self.counters.purged();
+                    Change::Remove
                 }
+                _ => Change::None,
             });
         }
     }
@@ -342,26 +350,26 @@ impl Store {
         // The two outcomes that need no look at what is there. A purge that comes after this look covers it in the store.
         let mut decision = if entry.is_live(now) { Decision::Overtaken } else { Decision::DeadOnArrival };
         if entry.is_live(now) && self.admits(key, entry) {
-            self.cache.entry(key.detached()).and_compute_with(|slot| {
+            self.write(key, |held| {
                 let purged = self.purges.covers(key);
-                let sound = slot.as_ref().map(|slot| slot.value().held.newer_than(purged));
+                let sound = held.map(|held| held.newer_than(purged));
                 let existing = match &sound {
                     None | Some(Newer::None) => None,
-                    Some(Newer::All) => slot.as_ref().map(|slot| &*slot.value().held),
+                    Some(Newer::All) => held,
                     Some(Newer::Some(held)) => Some(held),
                 };
                 decision = admit(existing, entry, origin, how, now);
                 match decision {
-                    Decision::Store => Op::Put(Slot::new(detached(entry, origin, now), None, now)),
+                    Decision::Store => Change::Put(Slot::new(detached(entry, origin, now), None, now)),
                     Decision::Behind => {
                         let front = existing.expect("an entry must have another to wait behind").front.clone();
-                        Op::Put(Slot::new(front, Some(detached(entry, origin, now)), now))
+                        Change::Put(Slot::new(front, Some(detached(entry, origin, now)), now))
                     }
                     Decision::DeadOnArrival
                     | Decision::Overtaken
                     | Decision::KeepExisting
                     | Decision::Older
-                    | Decision::Rejuvenated => Op::Nop,
+                    | Decision::Rejuvenated => Change::None,
                 }
             });
         }
@@ -384,12 +392,10 @@ impl Store {
         let keys: Vec<Arc<Key>> = theirs.collect();
         for key in &keys {
             // Decided anew: something else may stand there by now.
-            self.cache.entry_by_ref(&**key).and_compute_with(|slot| {
-                match slot.as_ref().map(|slot| &slot.value().held) {
-                    None => Op::Nop,
-                    Some(held) if is_theirs(&held.front) => Op::Remove,
-                    Some(held) => Op::Put(Slot::new(held.front.clone(), None, held.front.taken)),
-                }
+            self.write(key, |held| match held {
+                None => Change::None,
+                Some(held) if is_theirs(&held.front) => Change::Remove,
+                Some(held) => Change::Put(Slot::new(held.front.clone(), None, held.front.taken)),
             });
         }
         keys.len()
@@ -397,7 +403,20 @@ impl Store {
 
     /// Forgets what is kept for `key`.
     pub fn remove(&self, key: &Key) {
-        self.cache.invalidate(key);
+        self.write(key, |_| Change::Remove);
+    }
+
+    /// Decides by what there is, and does it, in one step. moka's own step of this kind keeps a list of who waits for which key,
+    /// which costs as much again as the rest of a write.
+    fn write(&self, key: &Key, decide: impl FnOnce(Option<&Held>) -> Change) {
+        let _mine = self.turns.take(key);
+        // A look at what there is counts as a use of it, and nearly always there is nothing.
+        let there = if self.cache.contains_key(key) { self.cache.get(key) } else { None };
+        match decide(there.as_ref().map(|slot| &*slot.held)) {
+            Change::Put(slot) => self.cache.insert(key.detached(), slot),
+            Change::Remove => self.cache.invalidate(key),
+            Change::None => {}
+        }
     }
 
     /// What is kept and what happened since start.
