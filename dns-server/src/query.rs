@@ -13,7 +13,7 @@ mod usual;
 pub const UDP_PAYLOAD: u16 = 1_232;
 
 /// Largest UDP payload of a client without EDNS, and the least that any client takes (RFC 1035 4.2.1, RFC 6891 6.2.3).
-const LEAST_UDP_PAYLOAD: u16 = 512;
+pub(crate) const LEAST_UDP_PAYLOAD: u16 = 512;
 
 /// Version byte at the front of every key.
 const KEY_VERSION: u8 = 1;

@@ -1,10 +1,10 @@
 //! What a client gets: octets into the caller's buffer. Pure, and without an allocation.
 
 use heimdall_shared::dns::message::HEADER;
-use heimdall_shared::dns::rr::rcode;
+use heimdall_shared::dns::rr::{rcode, rtype};
 
 use crate::cache::{Head, Ready, age};
-use crate::query::{Edns, Query, Reject, UDP_PAYLOAD};
+use crate::query::{Edns, LEAST_UDP_PAYLOAD, Query, Reject, UDP_PAYLOAD};
 
 const QR: u8 = 0x80;
 const AA: u8 = 0x04;
@@ -15,6 +15,9 @@ const CD: u8 = 0x10;
 
 /// Octets of an OPT record without options.
 const OPT_LEN: usize = 11;
+
+/// Octets of an answer that fits into any limit, whether an OPT record comes behind it or not.
+const FITS_ALWAYS: usize = LEAST_UDP_PAYLOAD as usize - OPT_LEN;
 
 /// Octets of an extended error without text: option code, length, info-code.
 const EDE_LEN: usize = 6;
@@ -66,18 +69,19 @@ pub fn answer(query: &Query<'_>, ready: &Ready, elapsed: u32, fresh: bool, limit
 /// What does not fit into `limit` leaves with TC and nothing but the question and OPT (RFC 2181 9).
 #[inline(always)]
 pub fn complete(query: &Query<'_>, head: Head, length: usize, fresh: bool, limit: usize, out: &mut [u8]) -> usize {
-    let opt_len = if query.head.edns.is_some() { OPT_LEN } else { 0 };
-    let Head([flags, code, counts @ ..]) = head;
+    let Head([flags, code, an0, an1, ns0, ns1, ar0, ar1]) = head;
     let code = code & 0x0F;
     // RFC 1034 4.3.1, 6.2.2: what comes out of a cache is not authoritative.
     let authoritative = if fresh { flags & AA } else { 0 };
-    if length + opt_len > limit {
+    let opt_len = if query.head.edns.is_some() { OPT_LEN } else { 0 };
+    // In this order: nearly every answer fits into any limit, and then neither of the other two need be known.
+    if length > FITS_ALWAYS && length + opt_len > limit {
         let end = question(query, authoritative | TC, u16::from(code), out);
         return opt(query, u16::from(code), None, end, out);
     }
     flag_octets(query, authoritative, code, out);
-    out[4..6].copy_from_slice(&[0, 1]);
-    out[6..HEADER].copy_from_slice(&counts);
+    let [ar0, ar1] = additional(query, [ar0, ar1]);
+    out[4..HEADER].copy_from_slice(&[0, 1, an0, an1, ns0, ns1, ar0, ar1]);
     // The client's own octets, so that its mixed case comes back (RFC 4343; draft-vixie-dnsext-dns0x20).
     out[HEADER..HEADER + query.question.len()].copy_from_slice(query.question);
     opt(query, u16::from(code), None, length, out)
@@ -102,6 +106,8 @@ pub fn stale(query: &Query<'_>, ready: &Ready, limit: usize, out: &mut [u8]) -> 
             *field = STALE_TTL.to_be_bytes();
         }
     }
+    let count = additional(query, [out[10], out[11]]);
+    out[10..HEADER].copy_from_slice(&count);
     opt(query, u16::from(code), ede, end, out)
 }
 
@@ -139,7 +145,8 @@ pub fn rejection(reject: &Reject<'_>, out: &mut [u8]) -> usize {
 
 /// Header without records, and question; gives the offset after them.
 fn question(query: &Query<'_>, flags: u8, rcode: u16, out: &mut [u8]) -> usize {
-    out[..HEADER].copy_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let [ar0, ar1] = additional(query, [0, 0]);
+    out[..HEADER].copy_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, ar0, ar1]);
     flag_octets(query, flags, rcode as u8 & 0x0F, out);
     let end = HEADER + query.question.len();
     out[HEADER..end].copy_from_slice(query.question);
@@ -156,23 +163,29 @@ fn flag_octets(query: &Query<'_>, flags: u8, rcode: u8, out: &mut [u8]) {
     out[..4].copy_from_slice(&[high, low, first, second]);
 }
 
-/// Appends our OPT record if the client sent one (RFC 6891 7), and counts it; gives the reply's length.
+/// The number of additional records, ours among them.
+#[inline(always)]
+fn additional(query: &Query<'_>, others: [u8; 2]) -> [u8; 2] {
+    u16::from_be_bytes(others).saturating_add(u16::from(query.head.edns.is_some())).to_be_bytes()
+}
+
+/// Appends our OPT record if the client sent one (RFC 6891 7); gives the reply's length.
 #[inline(always)]
 fn opt(query: &Query<'_>, rcode: u16, ede: Option<Ede>, at: usize, out: &mut [u8]) -> usize {
     let Some(Edns { dnssec_ok, .. }) = query.head.edns else { return at };
-    let [size_high, size_low] = UDP_PAYLOAD.to_be_bytes();
     // RFC 3225 3: DO is copied; RFC 6891 6.1.4: all other flags are zero.
-    let flags = if dnssec_ok { 0x80 } else { 0 };
+    let flags = u64::from(dnssec_ok) << 7;
+    // Root name, type 41, payload size, upper return code, version 0, flags, in one word.
+    let front = u64::from(rtype::OPT) << 40 | u64::from(UDP_PAYLOAD) << 24 | u64::from(rcode >> 4) << 16 | flags;
     let options = if ede.is_some() { EDE_LEN as u8 } else { 0 };
-    let record = [0, 0, 41, size_high, size_low, (rcode >> 4) as u8, 0, flags, 0, 0, options];
     let mut end = at + OPT_LEN;
-    out[at..end].copy_from_slice(&record);
+    let record = &mut out[at..end];
+    record[..8].copy_from_slice(&front.to_be_bytes());
+    record[8..].copy_from_slice(&[0, 0, options]);
     if let Some(ede) = ede {
         out[end..end + EDE_LEN].copy_from_slice(&[0, 15, 0, 2, 0, ede as u8]);
         end += EDE_LEN;
     }
-    let count = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
-    out[10..HEADER].copy_from_slice(&count.to_be_bytes());
     end
 }
 
