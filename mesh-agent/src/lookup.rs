@@ -307,10 +307,13 @@ async fn ask_peer(
     if word.is_none() {
         // The first word, unless it came before: from now on silence means that something is wrong.
         reply(agent, to, Reply::Working);
-        alarm.as_mut().reset(sent + budget);
+        alarm.as_mut().reset(until.min(sent + budget));
         word = by(alarm.as_mut(), request.replies().recv()).await;
     }
     let Some(mut word) = word else {
+        if Instant::now() >= until {
+            return Asked::Late;
+        }
         peer.was_silent(asked, Moment::now());
         agent.metrics.peer_silent.inc();
         return Asked::Unreachable;
