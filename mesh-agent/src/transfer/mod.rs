@@ -53,6 +53,10 @@ pub const READY_WITHIN: Duration = Duration::from_secs(5);
 /// that one which does not answer does not hold up the others.
 const SOURCES_AT_ONCE: usize = 2;
 
+/// When this agent has its share, those that started with it may still fetch theirs from here, and connections are being closed.
+/// What all of that took goes back to the system after this time.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
 /// How often a starting agent looks whether its members have connected.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -170,6 +174,7 @@ impl Puller {
         // What is late beyond that is a miss.
         let (_, ()) = tokio::join!(timeout(WARM_WITHIN, self.fetch(slots.clone(), had.clone())), readiness);
         agent.warmth.change(|warming| warming.fetched(&slots));
+        sleep(AFTERMATH).await;
         heap::give_back();
     }
 
