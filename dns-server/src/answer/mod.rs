@@ -6,10 +6,9 @@
 //!                                           └─► L1, everybody who waits, then the cluster
 //! ```
 //!
-//! The query that begins a flight carries it along; when it goes away, the flight becomes a task: the answer is fetched and
-//! kept all the same.
+//! A flight is a task of its own: clients may go away, the answer is fetched and kept all the same. And it is one of the runtime,
+//! behind the loops that read sockets, which are local to the thread: hits have their turn before it.
 
-mod carried;
 mod flight;
 mod life;
 mod sample;
@@ -33,7 +32,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::carried::Carried;
 use crate::agent::{self, Agent, Hearing, Linked, Mesh, Off};
 use crate::cache::Cache;
 use crate::failures::{Failures, Known};
@@ -402,7 +400,7 @@ impl Resolver {
             // Boxed: no other query's task must have room for it.
             return Box::pin(self.ask_alone(key, trace)).await;
         }
-        match self.core.board(key, trace, Moment::now()) {
+        let seat = match self.core.board(key, trace, Moment::now()) {
             Boarding::Over(outcome) => {
                 match outcome {
                     Outcome::Refused => self.core.metrics.outcome(MissOutcome::refused),
@@ -410,26 +408,28 @@ impl Resolver {
                     // L1 had it by now.
                     Outcome::Answer { .. } | Outcome::Stale(_) | Outcome::Rcode(_) => {}
                 }
-                outcome
+                return outcome;
             }
             Boarding::Join(seat) => {
                 if let (Some(span), Some(fetching)) = (span, &seat.flight.trace) {
                     span.link(fetching);
                 }
-                seat.landing().await
+                return seat.landing().await;
             }
             Boarding::Begin(flight, seat, failed) => {
                 let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
-                let fly = flight::fly(core, mesh, key.clone(), flight, failed);
-                let outcome = Carried::new(fly, &self.flights).landing(&seat).await;
-                if let Some(span) = span {
-                    for holder in &*seat.flight.holders() {
-                        span.link(holder);
-                    }
-                }
-                outcome
+                self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, failed));
+                seat
+            }
+        };
+        let flight = Arc::clone(&seat.flight);
+        let outcome = seat.landing().await;
+        if let Some(span) = span {
+            for holder in &*flight.holders() {
+                span.link(holder);
             }
         }
+        outcome
     }
 
     /// Waits for the flights that this worker began, then lets what they published leave and closes the link.
