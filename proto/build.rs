@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     )]
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("heimdall_descriptor.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    // Kept in its wire form: see `src/batch.rs`.
+    let batch = (".heimdall.coordination.v1.SessionBatch", "crate::batch::SessionBatch");
+    tonic_prost_build::configure().bytes(".").extern_path(batch.0, batch.1).compile_fds(files)?;
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Our types ⇄ protobuf. The only place that knows the generated types of the data path; what comes in is checked here.
 
+mod batch;
+mod direct;
+mod octets;
 mod purges;
 
 use std::num::NonZeroU64;
@@ -19,8 +22,11 @@ use crate::link::{
     Condition, DegradedReason, FailureKind, Hello, Lookup, LookupMode, Message, NodeState, Publish, Reply, Wait,
     WriteLevel,
 };
+use crate::purge::Position;
 use crate::token::Token;
 use crate::trace::TraceContext;
+
+pub use self::batch::{Packing, Received};
 
 /// What an entry pushed by a unary call loses of its life, since nothing dates the push: the longest that such a call may
 /// take, and its deadline.
@@ -43,6 +49,9 @@ pub enum WireError {
     /// A frame or reply of a kind that this release does not know.
     #[error("a frame of an unknown kind")]
     UnknownKind,
+    /// A frame that is no message of its kind.
+    #[error("a frame that cannot be read")]
+    Malformed,
     /// A message without one of its parts.
     #[error("the {0} is missing")]
     Missing(&'static str),
@@ -213,12 +222,13 @@ pub fn from_frame(frame: pb::SessionFrame, anchor: Moment) -> Result<Message, Wi
 
 /// An entry with its age at `now`, rounded so that no hop makes it younger or longer-lived.
 pub fn entry_to_proto(entry: &Entry, now: Moment) -> pb::CacheEntry {
-    pb::CacheEntry {
-        packet: entry.packet.clone(),
-        age_ms: entry.age(now).as_nanos().div_ceil(1_000_000) as u64,
-        lifetime_ms: entry.lifetime.as_millis() as u64,
-        purges: entry.since,
-    }
+    let (age_ms, lifetime_ms) = entry_times(entry, now);
+    pb::CacheEntry { packet: entry.packet.clone(), age_ms, lifetime_ms, purges: entry.since }
+}
+
+/// An entry's age at `now`, rounded up, and its lifetime, rounded down, in milliseconds.
+fn entry_times(entry: &Entry, now: Moment) -> (u64, u64) {
+    (entry.age(now).as_nanos().div_ceil(1_000_000) as u64, entry.lifetime.as_millis() as u64)
 }
 
 /// An entry whose age counts from `anchor`. Whether its packet answers a key, and may live that long, is for
@@ -227,15 +237,24 @@ pub fn entry_to_proto(entry: &Entry, now: Moment) -> pb::CacheEntry {
 /// # Errors
 /// [`WireError::TooLarge`] when the packet cannot be a DNS message.
 pub fn entry_from_proto(entry: pb::CacheEntry, anchor: Moment) -> Result<Entry, WireError> {
-    if entry.packet.len() > PACKET_MAX {
+    if !packet_fits(&entry.packet) {
         return Err(WireError::TooLarge("packet"));
     }
-    let lifetime = Duration::from_millis(entry.lifetime_ms);
-    let age = Duration::from_millis(entry.age_ms);
+    Ok(dated(entry.packet, entry.age_ms, entry.lifetime_ms, entry.purges, anchor))
+}
+
+/// Whether it can be a DNS message.
+const fn packet_fits(packet: &Bytes) -> bool {
+    packet.len() <= PACKET_MAX
+}
+
+/// An entry whose age, in milliseconds like its lifetime, counts from `anchor`.
+fn dated(packet: Bytes, age: u64, lifetime: u64, since: Position, anchor: Moment) -> Entry {
+    let age = Duration::from_millis(age);
     let born = anchor.minus(age);
     // A clock that began after the entry was born cannot hold its birth: what cannot be dated is dead on arrival.
-    let lifetime = if anchor.since(born) < age { Duration::ZERO } else { lifetime };
-    Ok(Entry { packet: entry.packet, born, lifetime, since: entry.purges })
+    let lifetime = if anchor.since(born) < age { Duration::ZERO } else { Duration::from_millis(lifetime) };
+    Entry { packet, born, lifetime, since }
 }
 
 /// A write level in its wire form.

@@ -12,8 +12,8 @@ use heimdall_proto::v1::purge_cache_request::What;
 use heimdall_proto::v1::session_frame::Kind;
 use heimdall_proto::v1::{
     AppliedPurge, CacheEntry, GetCacheEntryRequest, GetCacheEntryResponse, Hello, Lookup, MemberState, NodeState,
-    Proceed, Publish, Purge, PurgeCacheRequest, PurgeId, PurgeLogEnd, Purges, ReplicaOutcome, Reply, SessionBatch,
-    SessionFrame, purges, reply,
+    Proceed, Publish, Purge, PurgeCacheRequest, PurgeId, PurgeLogEnd, Purges, ReplicaOutcome, Reply, SessionFrame,
+    purges, reply,
 };
 use prost::Message as _;
 use tokio::sync::mpsc::{self, Sender};
@@ -39,6 +39,17 @@ const LATER_VALUE: i32 = 1_000;
 
 /// Batches that may wait to be sent: more than there are in a test.
 const UNSENT: usize = 64;
+
+/// What the servers send as `SessionBatch`, as a generated type would be.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Batch {
+    #[prost(uint64, tag = 1)]
+    number: u64,
+    #[prost(uint64, tag = 2)]
+    seen: u64,
+    #[prost(message, repeated, tag = 3)]
+    frames: Vec<SessionFrame>,
+}
 
 /// Fields of the messages that are written by hand.
 const BATCH_FRAMES: u32 = 3;
@@ -74,7 +85,7 @@ impl Later {
         let mut incoming = call.streaming(request, path, Octets).await.unwrap().into_inner();
         later.reader = tokio::spawn(async move {
             while let Ok(Some(batch)) = incoming.message().await {
-                heard.lock().unwrap().extend(SessionBatch::decode(batch).unwrap().frames);
+                heard.lock().unwrap().extend(Batch::decode(batch).unwrap().frames);
             }
         });
         later
@@ -83,7 +94,7 @@ impl Later {
     /// Says some frames, each with fields that nobody knows around it.
     fn say(&mut self, frames: &[Vec<u8>]) {
         self.batches += 1;
-        let batch = of_later(&SessionBatch { number: self.batches, seen: 0, frames: Vec::new() });
+        let batch = of_later(&Batch { number: self.batches, seen: 0, frames: Vec::new() });
         let batch = frames.iter().fold(batch, |batch, frame| with_field(&batch, BATCH_FRAMES, frame));
         self.said.try_send(batch.into()).unwrap();
     }

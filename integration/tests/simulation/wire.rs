@@ -3,7 +3,7 @@
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Anchors, Message};
-use heimdall_shared::wire;
+use heimdall_shared::wire::{Packing, Received};
 
 /// What one side of a stream knows.
 #[derive(Debug)]
@@ -23,21 +23,21 @@ impl End {
     pub(crate) fn pack(&mut self, messages: &[Message], now: Moment) -> SessionBatch {
         self.sent += 1;
         self.anchors.sent(self.sent, now);
-        let frames = messages.iter().map(|message| wire::to_frame(message, now)).collect();
-        SessionBatch { number: self.sent, seen: self.seen, frames }
+        let mut batch = Packing::new(self.sent, self.seen, 0);
+        for message in messages {
+            batch.add(message, now);
+        }
+        batch.done()
     }
 
     /// Takes a batch apart and dates what is in it. One that comes twice or after a later one is skipped, as by a link.
     pub(crate) fn unpack(&mut self, batch: SessionBatch) -> Vec<Message> {
+        let batch = Received::new(batch);
         if batch.number <= self.seen {
             return Vec::new();
         }
         self.seen = batch.number;
         let anchor = self.anchors.seen(batch.seen);
-        batch
-            .frames
-            .into_iter()
-            .map(|frame| wire::from_frame(frame, anchor).expect("what was packed must unpack"))
-            .collect()
+        batch.messages(anchor).map(|message| message.expect("what was packed must unpack")).collect()
     }
 }

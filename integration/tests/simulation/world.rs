@@ -11,6 +11,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::{Flags, Key};
 use heimdall_shared::link::{BEAT_EVERY, Message};
+use heimdall_shared::wire::Received;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -415,7 +416,7 @@ impl World {
     fn deliver(&mut self, id: LinkId, to: usize, batch: SessionBatch) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let side = usize::from(link.nodes[1] == to);
-        let is_about_purges = batch.frames.iter().any(about_purges);
+        let is_about_purges = about_purges(&batch);
         let messages = link.ends[side].unpack(batch);
         if messages.is_empty() && is_about_purges {
             // A stream that loses something is one that ends.
@@ -668,8 +669,9 @@ impl World {
     }
 }
 
-/// Whether a frame is lost only with its stream.
-fn about_purges(frame: &heimdall_proto::v1::SessionFrame) -> bool {
-    use heimdall_proto::v1::session_frame::Kind;
-    matches!(frame.kind, Some(Kind::Purges(_) | Kind::PurgesDone(_)))
+/// Whether there is something in a batch that is lost only with its stream.
+fn about_purges(batch: &SessionBatch) -> bool {
+    let received = Received::new(batch.clone());
+    let mut messages = received.messages(Moment::from_nanos(0));
+    messages.any(|message| matches!(message, Ok(Message::Purges(_) | Message::PurgesDone { .. })))
 }

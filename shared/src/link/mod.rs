@@ -34,9 +34,9 @@ pub use self::outbox::{Full, Lane};
 pub use self::replies::{Replier, Replies, replies};
 pub use self::requests::{Pending, REQUESTS_IN_FLIGHT, Requests, Side};
 
-use self::outbox::Outbox;
+use self::outbox::{BATCH_MESSAGES, Outbox};
 use crate::clock::Moment;
-use crate::wire;
+use crate::wire::{Packing, Received};
 
 /// Version of the session protocol, said in the Hello.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -165,7 +165,12 @@ impl Link {
     /// now and then there is a ping in it.
     fn batch(&self, messages: &[Message], now: Moment) -> pb::SessionBatch {
         let mut state = self.state();
-        let mut frames: Vec<_> = messages.iter().map(|message| wire::to_frame(message, now)).collect();
+        state.sent += 1;
+        let number = state.sent;
+        let mut batch = Packing::new(number, state.seen, messages.iter().map(Message::weight).sum());
+        for message in messages {
+            batch.add(message, now);
+        }
         if state.pinged.is_none_or(|pinged| now.since(pinged) >= MEASURE_EVERY) {
             state.pinged = Some(now);
             // A ping that is still under way is sent again with its nonce: its round trip counts from the first time.
@@ -177,12 +182,10 @@ impl Link {
                     state.nonce
                 }
             };
-            frames.push(wire::to_frame(&Message::Ping { nonce }, now));
+            batch.add(&Message::Ping { nonce }, now);
         }
-        state.sent += 1;
-        let number = state.sent;
         state.anchors.sent(number, now);
-        pb::SessionBatch { number, seen: state.seen, frames }
+        batch.done()
     }
 
     /// Takes a batch that arrived at `now` apart. Pings are answered here; what cannot be read is counted and skipped.
@@ -191,21 +194,23 @@ impl Link {
     /// what its sender had not yet seen when it computed the ages in it.
     pub fn receive(&self, batch: pb::SessionBatch, now: Moment) -> Vec<Message> {
         self.heard.store(now.as_nanos(), Ordering::Relaxed);
+        let batch = Received::new(batch);
         let anchor = {
             let mut state = self.state();
             if batch.number <= state.seen {
-                self.unknown_frames.fetch_add(batch.frames.len() as u64, Ordering::Relaxed);
+                self.unknown_frames.fetch_add(batch.frames as u64, Ordering::Relaxed);
                 return Vec::new();
             }
             state.seen = batch.number;
             state.anchors.seen(batch.seen)
         };
-        if batch.frames.is_empty() {
+        if batch.frames == 0 {
             self.beats.heard(Instant::now());
         }
-        let mut messages = Vec::with_capacity(batch.frames.len());
-        for frame in batch.frames {
-            match wire::from_frame(frame, anchor) {
+        // Frames may be empty, and messages are large: the room is that of a batch as others send it.
+        let mut messages = Vec::with_capacity(batch.frames.min(BATCH_MESSAGES + 1));
+        for message in batch.messages(anchor) {
+            match message {
                 Ok(Message::Ping { nonce }) => {
                     // A full lane loses the pong: the other side then sees a link that is as stuck as it is.
                     let _ = self.push(Message::Pong { nonce });

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::Message;
 
 /// Messages in one batch: enough to fill large DATA frames, few enough that a result never waits long behind others.
-const BATCH_MESSAGES: usize = 64;
+pub(super) const BATCH_MESSAGES: usize = 64;
 /// A batch is closed when it reaches this many bytes: well below what a receiver decodes, so that the last and
 /// largest message still fits.
 const BATCH_BYTES: usize = 256 << 10;
@@ -211,7 +211,7 @@ impl Lanes {
     }
 
     fn take(&mut self) -> Vec<Message> {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(self.count.min(BATCH_MESSAGES));
         let mut bytes = 0;
         for queue in &mut self.lanes {
             while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {

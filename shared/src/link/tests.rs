@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use prost::Message as _;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,7 @@ use crate::entry::Entry;
 use crate::key::{Flags, Key};
 use crate::purge::{Applied, Injected, Purge, PurgeId, Purges, Scope};
 use crate::token::Token;
+use crate::wire;
 
 fn key(name: &[u8]) -> Key {
     Key::new(name, 1, 1, Flags::default(), "").unwrap()
@@ -24,6 +26,25 @@ fn entry(size: usize) -> Entry {
 
 fn purge_id(sequence: u64) -> PurgeId {
     PurgeId { origin: "a".into(), incarnation: 7, sequence }
+}
+
+/// A batch as a generated type would be.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Batch {
+    #[prost(uint64, tag = 1)]
+    number: u64,
+    #[prost(uint64, tag = 2)]
+    seen: u64,
+    #[prost(message, repeated, tag = 3)]
+    frames: Vec<pb::SessionFrame>,
+}
+
+fn batch(number: u64, frames: Vec<pb::SessionFrame>) -> pb::SessionBatch {
+    pb::SessionBatch { octets: Batch { number, seen: 0, frames }.encode_to_vec().into() }
+}
+
+fn frames(batch: &pb::SessionBatch) -> usize {
+    Received::new(batch.clone()).frames
 }
 
 fn token(counter: u64) -> Token {
@@ -114,11 +135,11 @@ async fn what_nobody_waits_for_leaves_with_what_somebody_does_or_a_moment_later(
     link.push_idly(release(1)).unwrap();
     assert!(outgoing.next().now_or_never().is_none(), "it may have company");
     link.push(release(2)).unwrap();
-    assert_eq!(outgoing.next().await.unwrap().frames.len(), 3, "and a ping, since it is the first");
+    assert_eq!(frames(&outgoing.next().await.unwrap()), 3, "and a ping, since it is the first");
 
     link.push_idly(release(3)).unwrap();
     let begun = Instant::now();
-    assert_eq!(outgoing.next().await.unwrap().frames.len(), 1);
+    assert_eq!(frames(&outgoing.next().await.unwrap()), 1);
     assert!(begun.elapsed() < BEAT_EVERY);
 
     link.push_idly(release(4)).unwrap();
@@ -138,7 +159,7 @@ async fn a_full_batch_of_what_nobody_waits_for_leaves_at_once() {
             break batch.unwrap();
         }
     };
-    assert_eq!(batch.frames.len() as u64, pushed + 1, "and a ping, since it is the first");
+    assert_eq!(frames(&batch) as u64, pushed + 1, "and a ping, since it is the first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,20 +170,24 @@ async fn an_idle_link_beats_and_measures_its_round_trip_now_and_then() {
     let (mut near_out, mut far_out) = (near.outgoing().boxed(), far.outgoing().boxed());
     let begun = Instant::now();
     let first = near_out.next().await.unwrap();
-    assert_eq!((first.frames.len(), begun.elapsed()), (1, BEAT_EVERY), "the first beat measures");
+    assert_eq!((frames(&first), begun.elapsed()), (1, BEAT_EVERY), "the first beat measures");
     assert!(far.receive(first, Moment::now()).is_empty(), "pings are answered by the link itself");
     let pong = far_out.next().await.unwrap();
     assert_eq!(near.round_trip(), None);
     near.receive(pong, Moment::now());
     assert!(near.round_trip().is_some());
     let answer = near_out.next().await.unwrap();
-    assert_eq!(answer.frames.len(), 1, "the other side measures too");
+    assert_eq!(frames(&answer), 1, "the other side measures too");
     far.receive(answer, Moment::now());
     // The clock of pings is the real one, which has hardly moved.
     let beat = near_out.next().await.unwrap();
-    assert_eq!((beat.number, beat.frames.len()), (3, 0), "a beat says no more than that it is there");
+    assert_eq!(
+        (Received::new(beat.clone()).number, frames(&beat)),
+        (3, 0),
+        "a beat says no more than that it is there"
+    );
     assert!(far.receive(beat, Moment::now()).is_empty());
-    assert_eq!(far_out.next().await.unwrap().frames.len(), 0, "and nobody answers it");
+    assert_eq!(frames(&far_out.next().await.unwrap()), 0, "and nobody answers it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,10 +196,9 @@ async fn a_link_beats_early_with_the_one_that_it_hears_and_then_again_after_a_wh
     tokio::spawn(beats.clone().run(CancellationToken::new()));
     let (near, begun) = (Link::new(Moment::now(), &beats), Instant::now());
     let mut outgoing = near.outgoing().boxed();
-    let beat = |number| pb::SessionBatch { number, ..Default::default() };
     for (heard, number) in [(100, 1), (150, 2)] {
         sleep_until(begun + Duration::from_millis(heard)).await;
-        near.receive(beat(number), Moment::now());
+        near.receive(batch(number, Vec::new()), Moment::now());
     }
     let mut beats = Vec::new();
     while beats.len() < 3 {
@@ -196,8 +220,7 @@ fn frames_that_cannot_be_read_are_counted_and_the_rest_is_taken() {
         })),
     };
     let good = wire::to_frame(&Message::Leaving, Moment::now());
-    let batch = pb::SessionBatch { number: 1, seen: 0, frames: vec![unknown, bad, good] };
-    assert_eq!(link.receive(batch, Moment::now()), [Message::Leaving]);
+    assert_eq!(link.receive(batch(1, vec![unknown, bad, good]), Moment::now()), [Message::Leaving]);
     assert_eq!(link.unknown_frames(), 2);
 }
 
@@ -275,16 +298,20 @@ fn every_kind_of_message_survives_the_wire() {
         Message::Purges(Purges::Whole { position: 9, marks: vec![purge_id(1), purge_id(2)] }),
         Message::PurgesDone { position: 8 },
     ];
-    for message in messages {
-        assert_eq!(wire::from_frame(wire::to_frame(&message, now), now), Ok(message));
+    let mut batch = Packing::new(1, 0, 0);
+    for message in &messages {
+        assert_eq!(wire::from_frame(wire::to_frame(message, now), now).as_ref(), Ok(message));
+        batch.add(message, now);
     }
+    let received = Received::new(batch.done());
+    assert_eq!((received.number, received.seen, received.frames), (1, 0, messages.len()));
+    assert_eq!(received.messages(now).collect::<Result<Vec<_>, _>>().unwrap(), messages);
 }
 
 #[test]
 fn a_batch_that_comes_twice_or_too_late_is_skipped() {
     let link = Link::new(Moment::now(), &Beats::default());
-    let batch =
-        |number| pb::SessionBatch { number, seen: 0, frames: vec![wire::to_frame(&Message::Leaving, Moment::now())] };
+    let batch = |number| batch(number, vec![wire::to_frame(&Message::Leaving, Moment::now())]);
     assert_eq!(link.receive(batch(2), Moment::now()), [Message::Leaving]);
     assert_eq!(link.receive(batch(2), Moment::now()), []);
     assert_eq!(link.receive(batch(1), Moment::now()), []);
