@@ -20,6 +20,7 @@ use crate::levels::Promise;
 use crate::links::{Links, Peer};
 use crate::membership::{self, View};
 use crate::metrics::Metrics;
+use crate::patience::Patience;
 use crate::repair::Repairs;
 use crate::store::Store;
 use crate::transfer::{HandOver, Warmth};
@@ -67,6 +68,8 @@ pub struct Agent {
     pub cluster: mpsc::Sender<membership::Event>,
     /// Times that the mesh keeps.
     pub budgets: Budgets,
+    /// How long askers wait for the first word of a peer before they are told that somebody works on it.
+    pub first_words: Arc<Patience>,
     /// What publishers are promised.
     pub promise: Promise,
     /// What was sent back to owners that came up empty.
@@ -143,8 +146,16 @@ impl Agent {
     /// # Errors
     /// [`Refused`] when the packet is no answer to the key.
     pub fn check(&self, key: &Key, entry: &Entry) -> Result<Entry, Refused> {
+        let entry = self.check_in_place(key, entry)?;
+        Ok(Entry { packet: Bytes::copy_from_slice(&entry.packet), ..entry })
+    }
+
+    /// The same for what goes no further than into the store, which makes a copy of its own.
+    ///
+    /// # Errors
+    /// As [`Agent::check`].
+    pub fn check_in_place(&self, key: &Key, entry: &Entry) -> Result<Entry, Refused> {
         let longest = answer::check(key, &entry.packet, &self.ttl_limits)?;
-        let packet = Bytes::copy_from_slice(&entry.packet);
-        Ok(Entry { packet, lifetime: entry.lifetime.min(longest), ..*entry })
+        Ok(Entry { lifetime: entry.lifetime.min(longest), ..entry.clone() })
     }
 }

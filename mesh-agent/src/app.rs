@@ -37,9 +37,11 @@ use crate::lease::{Limits, Table};
 use crate::levels::Writes;
 use crate::links::Links;
 use crate::local_socket::{LocalSocket, LocalSocketMetrics};
+use crate::lookup::FIRST_WORD_WITHIN;
 use crate::membership::{Discovered, Event, Membership, Update, View};
 use crate::metrics::Metrics;
 use crate::network::{Listener, Machine, Network};
+use crate::patience::Patience;
 use crate::purge;
 use crate::repair::Repairs;
 use crate::service::Operations;
@@ -173,6 +175,8 @@ impl App {
         let links = Arc::new(Links::default());
         let beats = Beats::default();
         tasks.spawn(beats.clone().run(end.clone()));
+        let first_words = Arc::new(Patience::new(FIRST_WORD_WITHIN));
+        tasks.spawn(Arc::clone(&first_words).run(end.clone()));
         let warmth = Arc::new(Warmth::starting(Moment::now()));
         let (leavers, leaving) = transfer::channel();
         let (grants, granted) = ask_first::channel();
@@ -197,6 +201,7 @@ impl App {
             hand_over: HandOver::default(),
             cluster,
             budgets: Budgets { peer: self.config.peer_budget },
+            first_words: Arc::clone(&first_words),
             promise: self.config.promise,
             repairs: Repairs::default(),
             trust,

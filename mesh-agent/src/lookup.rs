@@ -1,17 +1,17 @@
 //! The way of a lookup through the cluster: own store → owner → the next in the key's order → the upstream.
 //!
 //! At most one hop: what a peer asks is answered from here or from nowhere ([`for_peer`]); only what this replica's own
-//! dns-server asks is routed ([`for_stream`]).
+//! dns-server asks is routed ([`Way`]).
 
 use std::ops::Range;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Lookup, LookupMode, Message, Reply};
 use heimdall_shared::telemetry::Span;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::agent::Agent;
 use crate::ask_first::{self, Grant};
@@ -27,7 +27,7 @@ use crate::ring::Ring;
 /// An asker whose answer takes longer than this is told that somebody works on it. Most answers take less, and then the
 /// answer itself is the first word: another one would cost as much as the answer. A dns-server bears ten times as much
 /// before it counts silence.
-const FIRST_WORD_WITHIN: Duration = Duration::from_millis(5);
+pub const FIRST_WORD_WITHIN: Duration = Duration::from_millis(5);
 
 /// An answer may take a few smoothed round trips to arrive: machines have pauses.
 const ARRIVAL_ROUND_TRIPS: u32 = 3;
@@ -161,58 +161,53 @@ fn better_placed(agent: &Agent, lookup: &Lookup) -> Option<Arc<str>> {
     (*first != agent.name).then(|| Arc::clone(first))
 }
 
-/// Answers a lookup of this replica's own dns-server with what the cluster has, `until` nobody waits for it any more. Replies
-/// go to `to` as they come: a peer that holds the asker back is relayed, so that ticks can be waited for.
-pub async fn for_stream(agent: &Agent, to: ReplyTo, lookup: Lookup, until: Instant) {
-    let arrived = Moment::now();
-    let mut span = span(agent, &lookup, "agent.lookup");
-    let trace = span.as_ref().map(|span| span.context()).or(lookup.trace);
-    let mut route = Route::new(agent, &lookup);
-    loop {
-        let Some(member) = route.next() else {
-            agent.metrics.routed(Routed::Nobody);
-            answer(agent, to, span, Reply::Proceed);
-            return;
-        };
-        if *member == *agent.name {
-            if lookup.mode.only_looks() || !agent.view().is_up(&member) {
-                route.skip(member);
-                continue;
+/// A lookup of this replica's own dns-server on its way through the cluster. Replies go to whoever asked as they come: a peer that
+/// holds the asker back is relayed, so that ticks can be waited for.
+pub struct Way {
+    to: ReplyTo,
+    lookup: Lookup,
+    arrived: Moment,
+    span: Option<Span>,
+    route: Route,
+    /// The member to be asked next.
+    next: (Arc<str>, Arc<Peer>),
+}
+
+impl Way {
+    /// Begins at the first member that can be asked. `None` when that is this replica, whose granter now has the lookup, or when
+    /// there is nobody: then nothing is left to wait for.
+    pub fn begin(agent: &Agent, to: ReplyTo, lookup: Lookup) -> Option<Self> {
+        let arrived = Moment::now();
+        let mut span = span(agent, &lookup, "agent.lookup");
+        let lookup = Lookup { trace: span.as_ref().map(|span| span.context()).or(lookup.trace), ..lookup };
+        let mut route = Route::new(agent, &lookup);
+        let next = route.next_peer(agent, to, &lookup, &mut span)?;
+        Some(Self { to, lookup, arrived, span, route, next })
+    }
+
+    /// Goes on, `until` nobody waits for the answer any more.
+    pub async fn go(mut self, agent: &Agent, until: Instant) {
+        loop {
+            let (member, peer) = self.next;
+            let deadline = self.lookup.deadline.saturating_sub(Moment::now().since(self.arrived));
+            let hop = Lookup { skipped: self.route.skipped.clone(), deadline, ..self.lookup.clone() };
+            match ask_peer(agent, &peer, self.to, hop, &mut self.span, until).await {
+                Asked::Answered => {
+                    agent.metrics.routed(Routed::Peer);
+                    return;
+                }
+                Asked::Limit => {
+                    agent.metrics.routed(Routed::Limit);
+                    answer(agent, self.to, self.span, Reply::Proceed);
+                    return;
+                }
+                Asked::Late => return,
+                Asked::Nothing => {}
+                Asked::Elsewhere(other) => self.route.redirect(member, other),
+                Asked::Unreachable => self.route.skip(member),
             }
-            agent.metrics.routed(Routed::Own);
-            let asker = Asker {
-                link: to.link,
-                request: to.request,
-                member,
-                incarnation: agent.incarnation,
-                stream: lookup.stream,
-                trace,
-            };
-            let (join, refresh) = (join(lookup.mode), refresh(lookup.mode));
-            let ask = Ask { key: lookup.key, asker, join, refresh, margin: Duration::ZERO, span };
-            ask_granter(agent, to, ask);
-            return;
-        }
-        let Some(peer) = agent.usable_peer(&member) else {
-            route.skip(member);
-            continue;
-        };
-        let deadline = lookup.deadline.saturating_sub(Moment::now().since(arrived));
-        let hop = Lookup { skipped: route.skipped.clone(), trace, deadline, ..lookup.clone() };
-        match ask_peer(agent, &peer, to, hop, &mut span, until).await {
-            Asked::Answered => {
-                agent.metrics.routed(Routed::Peer);
-                return;
-            }
-            Asked::Limit => {
-                agent.metrics.routed(Routed::Limit);
-                answer(agent, to, span, Reply::Proceed);
-                return;
-            }
-            Asked::Late => return,
-            Asked::Nothing => {}
-            Asked::Elsewhere(other) => route.redirect(member, other),
-            Asked::Unreachable => route.skip(member),
+            let Some(next) = self.route.next_peer(agent, self.to, &self.lookup, &mut self.span) else { return };
+            self.next = next;
         }
     }
 }
@@ -240,6 +235,39 @@ impl Route {
         };
         let slot = lookup.key.slot();
         Self { ring, slot, ranks: 0..end, skipped: Vec::new(), redirect: None, redirected: false }
+    }
+
+    /// The next peer that can be asked. `None` when it is this replica's own turn and its granter has the lookup, or when nobody
+    /// is left and the asker knows.
+    fn next_peer(
+        &mut self,
+        agent: &Agent,
+        to: ReplyTo,
+        lookup: &Lookup,
+        span: &mut Option<Span>,
+    ) -> Option<(Arc<str>, Arc<Peer>)> {
+        loop {
+            let Some(member) = self.next() else {
+                agent.metrics.routed(Routed::Nobody);
+                answer(agent, to, span.take(), Reply::Proceed);
+                return None;
+            };
+            if *member != *agent.name {
+                match agent.usable_peer(&member) {
+                    Some(peer) => return Some((member, peer)),
+                    None => self.skip(member),
+                }
+            } else if lookup.mode.only_looks() || !agent.view().is_up(&member) {
+                self.skip(member);
+            } else {
+                agent.metrics.routed(Routed::Own);
+                let own = Holder { member, incarnation: agent.incarnation };
+                let (asker, join, refresh) = (asker(&own, to, lookup), join(lookup.mode), refresh(lookup.mode));
+                let (key, span) = (lookup.key.clone(), span.take());
+                ask_granter(agent, to, Ask { key, asker, join, refresh, margin: Duration::ZERO, span });
+                return None;
+            }
+        }
     }
 
     fn next(&mut self) -> Option<Arc<str>> {
@@ -299,16 +327,15 @@ async fn ask_peer(
     let Some(mut request) = Request::send(peer, |id| Message::Lookup { id, lookup }) else {
         return if peer.link.is_closed() { Asked::Unreachable } else { Asked::Limit };
     };
-    let budget = peer.budget(agent.budgets.peer);
     let sent = Instant::now();
-    // One timer for all that is waited for, one after the other: most lookups end before the first.
-    let mut alarm = pin!(sleep_until(sent + FIRST_WORD_WITHIN.min(budget)));
-    let mut word = by(alarm.as_mut(), request.replies().recv()).await;
+    let first_word = agent.first_words.begin(sent);
+    let mut word = by(first_word.over(), request.replies().recv()).await;
+    drop(first_word);
     if word.is_none() {
         // The first word, unless it came before: from now on silence means that something is wrong.
         reply(agent, to, Reply::Working);
-        alarm.as_mut().reset(until.min(sent + budget));
-        word = by(alarm.as_mut(), request.replies().recv()).await;
+        let silence = sleep_until(until.min(sent + peer.budget(agent.budgets.peer)));
+        word = by(silence, request.replies().recv()).await;
     }
     let Some(mut word) = word else {
         if Instant::now() >= until {
@@ -318,7 +345,8 @@ async fn ask_peer(
         agent.metrics.peer_silent.inc();
         return Asked::Unreachable;
     };
-    alarm.as_mut().reset(until);
+    // Set when it is first waited for: most lookups have ended by then.
+    let mut end = pin!(sleep_until(until));
     loop {
         match word {
             None => return Asked::Unreachable,
@@ -380,7 +408,7 @@ async fn ask_peer(
             }
         }
         // From here on silence is judged by the dns-server, which has one timer for the whole miss.
-        match by(alarm.as_mut(), request.replies().recv()).await {
+        match by(end.as_mut(), request.replies().recv()).await {
             Some(next) => word = next,
             None => return Asked::Late,
         }
@@ -388,7 +416,7 @@ async fn ask_peer(
 }
 
 /// What comes of `future`, unless `alarm` goes off before.
-async fn by<T>(alarm: Pin<&mut Sleep>, future: impl Future<Output = T>) -> Option<T> {
+async fn by<T>(alarm: impl Future<Output = ()>, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         output = future => Some(output),

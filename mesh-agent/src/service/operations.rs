@@ -20,7 +20,7 @@ use crate::agent::Agent;
 use crate::granter::{Event, Publication};
 use crate::lease::{Asker, Holder};
 use crate::links::{Call, Peer};
-use crate::lookup::{self, ReplyTo};
+use crate::lookup::{self, ReplyTo, Way};
 use crate::membership::{Reason, State};
 use crate::metrics::CallLabels;
 use crate::publish::{self, Destination};
@@ -162,7 +162,9 @@ impl Operations {
         let answered = async {
             match caller {
                 Caller::Local => {
-                    lookup::for_stream(&self.agent, to, lookup, Instant::now() + CALL_WITHIN).await;
+                    if let Some(way) = Way::begin(&self.agent, to, lookup) {
+                        way.go(&self.agent, Instant::now() + CALL_WITHIN).await;
+                    }
                 }
                 Caller::Replica(member) => {
                     lookup::for_peer(&self.agent, &unary_holder(member), to, lookup, Moment::now());

@@ -20,7 +20,7 @@ use tracing::{debug, info};
 use crate::agent::Agent;
 use crate::granter::Event;
 use crate::links::LocalStream;
-use crate::lookup::{self, ReplyTo};
+use crate::lookup::{self, ReplyTo, Way};
 use crate::publish::{self, Destination};
 use crate::purge;
 
@@ -125,6 +125,9 @@ impl Reader<'_> {
             LookupMode::Join | LookupMode::JoinOnly | LookupMode::Acquire | LookupMode::Peek => LookupMode::Join,
         };
         let lookup = Lookup { stream: self.stream.id, skipped: Vec::new(), mode, ..lookup };
+        // Nobody waits any more after its time, whatever became of the word that should have ended it.
+        let until = Instant::now() + lookup.deadline.min(ROUTE_WITHIN);
+        let Some(way) = Way::begin(self.agent, to, lookup) else { return };
         let mut routes = self.routes();
         if routes.len() >= ROUTES_MAX {
             drop(routes);
@@ -133,10 +136,8 @@ impl Reader<'_> {
             return;
         }
         let (agent, under_way) = (Arc::clone(self.agent), Arc::clone(&self.routes));
-        // Nobody waits any more after its time, whatever became of the word that should have ended it.
-        let until = Instant::now() + lookup.deadline.min(ROUTE_WITHIN);
         let route = self.tasks.spawn(async move {
-            lookup::for_stream(&agent, to, lookup, until).await;
+            way.go(&agent, until).await;
             under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
         // Under the lock that its end takes, too. Called back before it began, it asks nobody.

@@ -305,7 +305,7 @@ impl Reader<'_> {
             debug!(peer = %self.peer.member, %key, "a copy between replicas that do not both keep the key was refused");
             return false;
         }
-        match self.agent.check(key, entry) {
+        match self.agent.check_in_place(key, entry) {
             Ok(entry) => self.agent.store.keep_copy(key, &entry, &self.peer.member, now).has_it(),
             Err(why) => {
                 self.agent.metrics.refused_entries.inc();
