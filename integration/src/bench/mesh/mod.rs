@@ -10,6 +10,7 @@ mod cross_hit;
 mod fill;
 mod ideal;
 mod idle;
+mod instructions;
 mod miss;
 mod names;
 mod player;
@@ -55,6 +56,8 @@ pub enum What {
     Change,
     /// Memory and CPU time of ten replicas that do nothing
     Idle,
+    /// Instructions of a miss and of a cross-replica hit, by callgrind; needs valgrind and no quiet machine
+    Instructions,
 }
 
 /// Options of the mesh's benchmark.
@@ -172,6 +175,7 @@ async fn measure(options: &MeshOptions, builds: &[Build], rounds: u32, seed: u64
                     }
                 }
             }
+            What::Instructions => instructions::count(builds, &upstream().await?, &mut figures).await?,
             What::Idle => {
                 let mut idle = Idle::start(&builds[0]).await?;
                 for round in 0..rounds {
