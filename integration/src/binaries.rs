@@ -36,10 +36,11 @@ fn find() -> Result<Binaries> {
         folder = folder.parent().context("a deps folder must have a parent")?;
     }
     let found = Binaries { dns: folder.join("heimdall-dns"), agent: folder.join("heimdall-agent") };
-    // Only a program that lies where cargo puts it can be rebuilt there.
+    // Only a program that lies where cargo puts it can be rebuilt there. The tag is missing where somebody else made the folder.
+    let is_cargos = |target: &Path| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|file| target.join(file).is_file());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().filter(|root| root.join("Cargo.toml").is_file());
     match (workspace, folder.parent(), folder.file_name().and_then(|name| name.to_str())) {
-        (Some(root), Some(target), Some(profile)) if target.join("CACHEDIR.TAG").is_file() => {
+        (Some(root), Some(target), Some(profile)) if is_cargos(target) => {
             build(root, target, profile)?;
         }
         _ => {}
