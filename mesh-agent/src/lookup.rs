@@ -387,7 +387,8 @@ async fn ask_peer(
                     if let Some(mut span) = span.take() {
                         span.attribute(OUTCOME, "granted");
                     }
-                    ask_first::follow(agent, Grant { to, key, token, takeover, first }).await;
+                    // Boxed: it is rare, and no other lookup's task must have room for it.
+                    Box::pin(ask_first::follow(agent, Grant { to, key, token, takeover, first })).await;
                     return Asked::Answered;
                 }
                 if word.is_final() || is_held && mode == LookupMode::Acquire {

@@ -136,10 +136,11 @@ impl Reader<'_> {
             return;
         }
         let (agent, under_way) = (Arc::clone(self.agent), Arc::clone(&self.routes));
-        let route = self.tasks.spawn(async move {
+        // Boxed: the runtime moves a task about while it begins and ends, and this one has room for all that may happen on its way.
+        let route = self.tasks.spawn(Box::pin(async move {
             way.go(&agent, until).await;
             under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        });
+        }));
         // Under the lock that its end takes, too. Called back before it began, it asks nobody.
         routes.insert(id, route.abort_handle());
     }
