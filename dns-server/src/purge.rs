@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::TtlLimits;
 use heimdall_shared::entry::Entry;
@@ -33,7 +34,7 @@ const WALKED_MAX: usize = 64;
 pub struct Purges {
     ledger: Ledger,
     cache: Arc<Cache>,
-    kinds: Mutex<HashSet<Box<[u8]>>>,
+    kinds: Mutex<HashSet<Box<[u8]>, RandomState>>,
     links: AtomicU64,
 }
 
@@ -134,7 +135,7 @@ impl Purges {
         }
     }
 
-    fn kinds(&self) -> MutexGuard<'_, HashSet<Box<[u8]>>> {
+    fn kinds(&self) -> MutexGuard<'_, HashSet<Box<[u8]>, RandomState>> {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

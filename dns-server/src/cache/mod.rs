@@ -161,9 +161,9 @@ impl<S: BuildHasher> Cache<S> {
         }
         let Some(ready) = Ready::new(key, entry) else { return };
         let hash = self.hash_octets(key.as_bytes());
-        let words: Vec<_> = ready.words(hash).collect();
+        let words = ready.words(hash);
         let mut log = self.log();
-        let held = self.lookup(key.as_bytes());
+        let held = self.lookup_hashed(hash, key.as_bytes());
         if held.as_ref().is_none_or(|(_, held)| !held.is_live(now) || held.born() < ready.born()) {
             log.insert((&self.memory, &self.index), held.map(|(found, _)| found.cell), hash, &words);
         }
@@ -174,9 +174,9 @@ impl<S: BuildHasher> Cache<S> {
     pub fn insert_stale(&self, key: &Key, entry: &Entry, now: Moment, beyond: Duration) {
         let Some(ready) = Ready::new(key, entry).filter(|ready| ready.is_live(now.minus(beyond))) else { return };
         let hash = self.hash_octets(key.as_bytes());
-        let words: Vec<_> = ready.words(hash).collect();
+        let words = ready.words(hash);
         let mut log = self.log();
-        let held = self.lookup(key.as_bytes());
+        let held = self.lookup_hashed(hash, key.as_bytes());
         if held.as_ref().is_none_or(|(_, held)| held.born() < ready.born()) {
             log.insert((&self.memory, &self.index), held.map(|(found, _)| found.cell), hash, &words);
         }
@@ -228,11 +228,7 @@ impl<S: BuildHasher> Cache<S> {
     /// The hash of a key. Nothing tells its length: keys of different lengths differ before that.
     #[inline(always)]
     pub fn hash(&self, key: Sought<'_>) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for &piece in key.pieces.iter().take(key.length.div_ceil(PIECE)) {
-            hasher.write_u128(u128::from_ne_bytes(piece));
-        }
-        hasher.finish()
+        self.hash_pieces(key.pieces.iter().take(key.length.div_ceil(PIECE)))
     }
 
     /// Begins to bring near what [`Cache::find`] will read.
@@ -267,7 +263,10 @@ impl<S: BuildHasher> Cache<S> {
 
     /// A copy of the entry of a key, and where it was found. Compares the whole key: equal hashes alone never make a hit.
     fn lookup(&self, key: &[u8]) -> Option<(Found<'_>, Ready)> {
-        let hash = self.hash_octets(key);
+        self.lookup_hashed(self.hash_octets(key), key)
+    }
+
+    fn lookup_hashed(&self, hash: u64, key: &[u8]) -> Option<(Found<'_>, Ready)> {
         // An entry may be moved away under the first look.
         (0..LOOKS).find_map(|_| {
             let found = self.index.cells(hash).map(|(cell, slot)| Found { cell, slot });
@@ -280,10 +279,21 @@ impl<S: BuildHasher> Cache<S> {
         })
     }
 
+    /// The same of a key that does not stand in whole pieces.
     fn hash_octets(&self, key: &[u8]) -> u64 {
-        let mut octets = key.to_vec();
-        octets.resize(key.len().next_multiple_of(PIECE), 0);
-        self.hash(Sought { pieces: octets.as_chunks().0, length: key.len() })
+        let (whole, rest) = key.as_chunks();
+        let mut last = [0; PIECE];
+        last[..rest.len()].copy_from_slice(rest);
+        self.hash_pieces(whole.iter().chain((!rest.is_empty()).then_some(&last)))
+    }
+
+    #[inline(always)]
+    fn hash_pieces<'p>(&self, pieces: impl Iterator<Item = &'p [u8; PIECE]>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for &piece in pieces {
+            hasher.write_u128(u128::from_ne_bytes(piece));
+        }
+        hasher.finish()
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -10,7 +10,7 @@ use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 
 use super::memory::WORD;
-use super::stored::{Head, Lengths, Stored, elapsed};
+use super::stored::{Head, Lengths, Stored, elapsed, words_of};
 
 /// Octets of a key that are no part of the question: its version, in front of it.
 const KEY_FRONT: usize = 1;
@@ -76,13 +76,22 @@ impl Ready {
     }
 
     /// What is stored of it.
-    pub(super) fn words(&self, hash: u64) -> impl Iterator<Item = u64> {
+    pub(super) fn words(&self, hash: u64) -> Vec<u64> {
         let lengths = self.lengths.to_word(self.ttls().count());
         let head = u64::from_ne_bytes(Head::of(self.packet()).0);
-        let front = [hash, self.born.as_nanos(), self.until.as_nanos(), lengths, head];
+        let mut words = Vec::with_capacity(words_of(lengths));
+        words.extend([hash, self.born.as_nanos(), self.until.as_nanos(), lengths, head]);
         let tail = self.packet().get(self.lengths.question_end()..).unwrap_or_default();
-        let parts = [self.key(), tail, self.offsets()];
-        front.into_iter().chain(parts.into_iter().flat_map(|part| part.chunks(WORD).map(word)))
+        for part in [self.key(), tail, self.offsets()] {
+            let (whole, rest) = part.as_chunks();
+            words.extend(whole.iter().map(|&word| u64::from_ne_bytes(word)));
+            if !rest.is_empty() {
+                let mut last = [0; WORD];
+                last[..rest.len()].copy_from_slice(rest);
+                words.push(u64::from_ne_bytes(last));
+            }
+        }
+        words
     }
 
     /// The entry that this was made of, with a life of the same end. It is for clients: nobody vouches for it.
@@ -142,11 +151,4 @@ impl Ready {
     pub fn is_live(&self, now: Moment) -> bool {
         now <= self.until
     }
-}
-
-/// Octets as a word, filled up with zeros.
-fn word(octets: &[u8]) -> u64 {
-    let mut word = [0; WORD];
-    word[..octets.len()].copy_from_slice(octets);
-    u64::from_ne_bytes(word)
 }
