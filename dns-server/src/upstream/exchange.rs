@@ -1,16 +1,17 @@
 //! What a dialogue of either transport needs, and how it ends.
 
 use std::io;
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use heimdall_shared::dns::answer::{Answer, TtlLimits};
 use heimdall_shared::dns::rr::rcode;
 use heimdall_shared::key::Key;
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
+use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 use super::address::{Address, Transport};
+use super::dialogues::Told;
 use super::metrics::{Metrics, ServerMetrics};
 use super::plan::{End, Hint};
 use super::ports::Ports;
@@ -25,9 +26,7 @@ pub(super) struct Exchange<'a> {
     pub(super) mix_case: bool,
     pub(super) limits: &'a TtlLimits,
     pub(super) ports: &'a Ports,
-    /// Asks for another packet.
-    pub(super) again: &'a Notify,
-    pub(super) hints: mpsc::Sender<(usize, Hint)>,
+    pub(super) told: &'a Told,
     pub(super) packets: &'a AtomicU32,
     pub(super) metrics: &'a Metrics,
     pub(super) server_metrics: &'a ServerMetrics,
@@ -41,13 +40,18 @@ pub(super) enum Finish {
 }
 
 impl Exchange<'_> {
-    pub(super) fn open(&self) -> io::Result<UdpSocket> {
+    pub(super) fn open(&self) -> io::Result<AsyncFd<UdpSocket>> {
         self.ports.open(self.server.socket)
     }
 
-    /// Tells the plan; when its ear is full it has heard the like before.
+    /// Tells the plan.
     pub(super) fn hint(&self, hint: Hint) {
-        let _ = self.hints.try_send((self.number, hint));
+        self.told.hint(self.number, hint);
+    }
+
+    /// Resolves when another packet is to be sent.
+    pub(super) async fn again(&self) {
+        self.told.again(self.number).await;
     }
 
     /// A packet leaves.

@@ -10,6 +10,7 @@
 //! A dialogue listens until the resolution ends, also while another upstream is being asked: a late answer is an answer.
 
 mod address;
+mod dialogues;
 mod exchange;
 mod metrics;
 mod plan;
@@ -19,21 +20,21 @@ mod select;
 mod tcp;
 mod udp;
 
+use std::pin::pin;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::answer::{Answer, TtlLimits};
 use heimdall_shared::key::Key;
 use heimdall_shared::telemetry::{Span, Tracer};
 use heimdall_shared::trace::TraceContext;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::address::{Address, AddressError, Transport};
+use self::dialogues::{Dialogues, Told};
 use self::exchange::{Exchange, Finish};
 pub use self::metrics::Metrics;
 use self::metrics::{FailureReason, ServerMetrics};
@@ -44,9 +45,6 @@ use self::select::Ranking;
 /// Resolutions under way in this process. Each holds a socket or a few and some 8 KiB; beyond it a query fails at once
 /// instead of queueing behind upstreams that are already too slow. A machine with few descriptors lowers it.
 pub const RESOLUTIONS_MAX: usize = 4_096;
-
-/// Hints that may wait for the plan: one that says the same again is not missed.
-const HINTS_WAITING: usize = 8;
 
 /// How upstreams are asked.
 #[derive(Clone, Debug)]
@@ -181,10 +179,10 @@ impl Upstreams {
                 struggling();
             }
         };
-        let again: [Notify; plan::DIALOGUES_MAX] = Default::default();
-        let (hints, mut hinted) = mpsc::channel(HINTS_WAITING);
-        let mut dialogues = FuturesUnordered::new();
+        let told = Told::default();
+        let mut dialogues = Dialogues::new();
         let mut attempt_over = Instant::now() + self.attempt_timeout;
+        let mut alarm = pin!(sleep_until(attempt_over.min(deadline)));
         let mut step = plan.next();
         loop {
             match step {
@@ -197,8 +195,7 @@ impl Upstreams {
                         mix_case: self.mix_case,
                         limits: &self.limits,
                         ports: &self.ports,
-                        again: &again[number],
-                        hints: hints.clone(),
+                        told: &told,
                         packets,
                         metrics: &self.metrics,
                         server_metrics: &self.servers[server].1,
@@ -208,14 +205,20 @@ impl Upstreams {
                     attempt_over = Instant::now() + self.attempt_timeout;
                 }
                 Step::Again(number) => {
-                    again[number].notify_one();
+                    told.ask_again(number);
                     attempt_over = Instant::now() + self.attempt_timeout;
                 }
                 Step::Wait => {}
                 Step::GiveUp => break,
             }
+            let due = attempt_over.min(deadline);
+            if due != alarm.deadline() {
+                alarm.as_mut().reset(due);
+            }
             step = tokio::select! {
-                Some((number, born, finish)) = dialogues.next() => match finish {
+                // An answer is one, also when it comes together with the end of its time.
+                biased;
+                (number, born, finish) = dialogues.next() => match finish {
                     Finish::Answer(answer) => {
                         self.answered(plan.dialogue(number), born);
                         return Outcome::Answer { answer, born };
@@ -233,14 +236,14 @@ impl Upstreams {
                         next
                     }
                 },
-                Some((number, hint)) = hinted.recv() => {
+                (number, hint) = told.hinted() => {
                     if hint == plan::Hint::Unreachable {
                         // It keeps its chance in this resolution; the next ones ask it last.
                         self.ranking().failed(plan.dialogue(number).server, Moment::now());
                     }
                     plan.hinted(number, hint)
                 }
-                () = sleep_until(attempt_over.min(deadline)) => {
+                () = &mut alarm => {
                     if let Some(server) = plan.awaited() {
                         self.ranking().failed(server, Moment::now());
                     }

@@ -158,10 +158,12 @@ impl<'a> Query<'a> {
 
 /// Gives each letter of a wire name a random case. Length octets (at most 63) are no letters.
 fn randomise_case(name: &mut [u8]) {
-    let mut bits = rand::random_iter::<u64>().flat_map(|word| (0..64).map(move |bit| word >> bit & 1 == 1));
-    for octet in name.iter_mut().filter(|octet| octet.is_ascii_alphabetic()) {
-        if bits.next().unwrap_or_default() {
-            *octet ^= 0x20;
+    for octets in name.chunks_mut(u64::BITS as usize) {
+        let mut bits = rand::random::<u64>();
+        for octet in octets {
+            let flip = octet.is_ascii_alphabetic() && bits & 1 == 1;
+            *octet ^= u8::from(flip) << 5;
+            bits >>= 1;
         }
     }
 }
