@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::encode::Encoder;
-use super::message::{HEADER, MAX_MESSAGE, Malformed, Message, Question, Record, Section};
+use super::message::{HEADER, MAX_MESSAGE, Malformed, Message, Question, Record, Records, Section};
 use super::name::Anchors;
 use super::rdata;
 use super::reach::Reach;
@@ -119,7 +119,7 @@ pub fn normalise(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Answer,
         return Err(Refused::TooLarge);
     }
     write_header(key, &message, &mut octets, counts);
-    let lifetime = clamp(key, &mut octets, limits)?;
+    let lifetime = clamp(Life::start(key, &message, limits), &mut octets, &question, counts)?;
     Ok(Answer { packet: Bytes::from(octets), lifetime })
 }
 
@@ -158,6 +158,7 @@ pub fn check(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Duration, R
     }
     let reach = Reach::of(key, &message)?;
     let mut anchors = anchors(&message);
+    let mut life = Life::start(key, &message, limits);
     for record in message.records() {
         let record = record?;
         if !sound(packet, &record, &mut anchors)? {
@@ -166,8 +167,8 @@ pub fn check(key: &Key, packet: &[u8], limits: &TtlLimits) -> Result<Duration, R
         if !reach.covers(&record)? {
             return not_normal("a record that is not for this key");
         }
+        life.take(packet, &record);
     }
-    let life = Life::of(key, &message, limits)?;
     match life.over {
         Some(ttl) => Err(Refused::Ttl(ttl)),
         None => Ok(life.lifetime()),
@@ -199,7 +200,7 @@ fn response_to(key: &Key, message: &Message<'_>) -> Result<Question, Refused> {
 
 /// The labels of the question, which the first owner leans on.
 fn anchors(message: &Message<'_>) -> Anchors {
-    let mut anchors = Anchors::new();
+    let mut anchors = Anchors::new(message.packet().len());
     if let Some(question) = message.question() {
         anchors.admit(message.packet(), question.name.start);
     }
@@ -251,12 +252,10 @@ fn flags(key: &Key, message: &Message<'_>, header: &mut [u8; HEADER]) {
     header[3] = RA | if key.flags().checking_disabled { CD } else { 0 } | from.rcode();
 }
 
-/// Brings every TTL within the limits and gives the answer's lifetime.
-fn clamp(key: &Key, octets: &mut [u8], limits: &TtlLimits) -> Result<Duration, Refused> {
+/// Brings every TTL within the limits and gives the answer's lifetime, which is `life` when all records are counted in.
+fn clamp(mut life: Life, octets: &mut [u8], question: &Question, counts: [u16; 3]) -> Result<Duration, Refused> {
     let mut writes = Vec::new();
-    let message = Message::parse(octets)?;
-    let mut life = Life::start(key, &message, limits);
-    for record in message.records() {
+    for record in Records::after(octets, Some(question), counts) {
         let record = record?;
         let ttl = life.take(octets, &record);
         if ttl != record.ttl {
@@ -271,10 +270,13 @@ fn clamp(key: &Key, octets: &mut [u8], limits: &TtlLimits) -> Result<Duration, R
     Ok(life.lifetime())
 }
 
-/// The lifetime of an answer, found by a walk over its records.
+/// The lifetime of an answer, found by a walk over its records in their order.
 struct Life {
     limits: TtlLimits,
-    negative: bool,
+    qtype: u16,
+    denied: bool,
+    /// Whether a record of the type that was asked was among those of the answer section.
+    answered: bool,
     smallest: Option<u32>,
     /// Whether an SOA record has said how long a negative answer may live.
     vouched: bool,
@@ -284,22 +286,27 @@ struct Life {
 
 impl Life {
     fn start(key: &Key, message: &Message<'_>, limits: &TtlLimits) -> Self {
-        Self { limits: *limits, negative: is_negative(key, message), smallest: None, vouched: false, over: None }
+        let denied = message.header().rcode() == rcode::NXDOMAIN;
+        let (limits, qtype) = (*limits, key.qtype());
+        Self { limits, qtype, denied, answered: false, smallest: None, vouched: false, over: None }
     }
 
-    fn of(key: &Key, message: &Message<'_>, limits: &TtlLimits) -> Result<Self, Malformed> {
-        let mut life = Self::start(key, message, limits);
-        for record in message.records() {
-            life.take(message.packet(), &record?);
-        }
-        Ok(life)
+    /// NXDOMAIN, or NOERROR without a record of the type that was asked (RFC 2308 2.1, 2.2; at the end of a CNAME chain too).
+    /// Known when the answer section is over.
+    const fn is_negative(&self) -> bool {
+        self.denied || !self.answered
+    }
+
+    const fn is_asked(&self, rtype: u16) -> bool {
+        matches!(self.qtype, rtype::ANY | MAILA | MAILB) || rtype == self.qtype
     }
 
     /// Counts a record in and gives the TTL that it may have.
     fn take(&mut self, packet: &[u8], record: &Record) -> u32 {
         // RFC 2181 8: the top bit is no sign. RFC 8767 4: a TTL with it set is a large one, and is capped.
         let mut ttl = record.ttl.min(seconds(self.limits.max));
-        if self.negative && record.section == Section::Authority && record.rtype == rtype::SOA {
+        self.answered |= record.section == Section::Answer && self.is_asked(record.rtype);
+        if record.section == Section::Authority && record.rtype == rtype::SOA && self.is_negative() {
             // RFC 2308 5: "the TTL of this record is set from the minimum of the MINIMUM field of the SOA record and the
             // TTL of the SOA itself".
             let minimum = packet.get(..record.rdata.end).and_then(|octets| octets.last_chunk::<4>());
@@ -317,24 +324,10 @@ impl Life {
     fn lifetime(&self) -> Duration {
         match self.smallest {
             // RFC 2308 5: "Negative responses without SOA records SHOULD NOT be cached".
-            Some(ttl) if !self.negative || self.vouched => Duration::from_secs(u64::from(ttl)),
+            Some(ttl) if !self.is_negative() || self.vouched => Duration::from_secs(u64::from(ttl)),
             _ => Duration::ZERO,
         }
     }
-}
-
-/// NXDOMAIN, or NOERROR without a record of the type that was asked (RFC 2308 2.1, 2.2; at the end of a CNAME chain too).
-fn is_negative(key: &Key, message: &Message<'_>) -> bool {
-    if message.header().rcode() == rcode::NXDOMAIN {
-        return true;
-    }
-    let qtype = key.qtype();
-    let any = matches!(qtype, rtype::ANY | MAILA | MAILB);
-    !message
-        .records()
-        .map_while(Result::ok)
-        .take_while(|record| record.section == Section::Answer)
-        .any(|record| any || record.rtype == qtype)
 }
 
 /// A limit in whole seconds, as a TTL can say it.

@@ -17,6 +17,9 @@ const MIN_QUESTION: usize = 5;
 /// Fewest octets of a record: the root's name, type, class, TTL, RDLENGTH.
 const MIN_RECORD: usize = 11;
 
+/// How nearly every owner in an answer is written: as a pointer to the name of the question.
+pub(super) const TO_THE_QUESTION: [u8; 2] = [0xC0, HEADER as u8];
+
 /// What is wrong with a packet. Always its sender's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -199,10 +202,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// Reads the record at `at`. RDATA is only measured; its names are checked by whoever needs them.
+    /// Reads the record at `at`, behind a question whose name is sound if `asked`. RDATA is only measured; its names are checked
+    /// by whoever needs them.
     #[inline]
-    pub fn parse(packet: &[u8], at: usize, section: Section) -> Result<Self, Malformed> {
-        let fixed = name::skip(packet, at).map_err(|error| Malformed::Name(at, error))?;
+    fn parse(packet: &[u8], at: usize, section: Section, asked: bool) -> Result<Self, Malformed> {
+        let fixed = match packet.get(at..) {
+            Some(owner) if asked && owner.starts_with(&TO_THE_QUESTION) => at + TO_THE_QUESTION.len(),
+            _ => name::skip(packet, at).map_err(|error| Malformed::Name(at, error))?,
+        };
         let Some(&[t0, t1, c0, c1, l0, l1, l2, l3, d0, d1]) = packet.get(fixed..fixed + 10) else {
             return Err(Malformed::Cut(at));
         };
@@ -315,7 +322,7 @@ impl<'a> Message<'a> {
         let mut opt = None;
         for (section, count) in SECTIONS.into_iter().zip(header.records()) {
             for _ in 0..count {
-                let record = Record::parse(packet, end, section)?;
+                let record = Record::parse(packet, end, section, question.is_some())?;
                 end = record.end();
                 if record.rtype == rtype::OPT && opt.replace(Opt::from_record(packet, &record)?).is_some() {
                     return Err(Malformed::SecondOpt);
@@ -361,17 +368,17 @@ impl<'a> Message<'a> {
         self.question.as_ref().is_some_and(|question| {
             question.qtype == qtype
                 && question.qclass == qclass
-                && self.packet.get(question.name.clone()).is_some_and(|asked| asked.eq_ignore_ascii_case(name))
+                // Most are in the same case: that is compared in large pieces.
+                && self
+                    .packet
+                    .get(question.name.clone())
+                    .is_some_and(|asked| asked == name || asked.eq_ignore_ascii_case(name))
         })
     }
 
     /// All records in order, OPT included. Over a parsed message no item is an error.
     pub fn records(&self) -> Records<'a> {
-        Records {
-            packet: self.packet,
-            position: self.question.as_ref().map_or(HEADER, Question::end),
-            left: self.header.records(),
-        }
+        Records::after(self.packet, self.question.as_ref(), self.header.records())
     }
 }
 
@@ -381,15 +388,25 @@ pub struct Records<'a> {
     packet: &'a [u8],
     position: usize,
     left: [u16; 3],
+    /// Whether a question was read in front of them.
+    asked: bool,
+}
+
+impl<'a> Records<'a> {
+    /// So many records of each section of `packet`, behind a question that was read there.
+    pub(super) fn after(packet: &'a [u8], question: Option<&Question>, counts: [u16; 3]) -> Self {
+        Self { packet, position: question.map_or(HEADER, Question::end), left: counts, asked: question.is_some() }
+    }
 }
 
 impl Iterator for Records<'_> {
     type Item = Result<Record, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (left, section) = self.left.iter_mut().zip(SECTIONS).find(|(left, _)| **left > 0)?;
         *left -= 1;
-        let record = Record::parse(self.packet, self.position, section);
+        let record = Record::parse(self.packet, self.position, section, self.asked);
         match &record {
             Ok(record) => self.position = record.end(),
             Err(_) => self.left = [0; 3],

@@ -176,14 +176,32 @@ fn walk(packet: &[u8], at: usize, mut visit: impl FnMut(&[u8]) -> Result<(), Nam
 ///
 /// A pointer may lead anywhere backwards, into a TTL for instance, whose octets change while the packet is kept. Names
 /// that only lean on labels of other names are safe from that.
-pub(super) struct Anchors([u64; Self::WORDS]);
+pub(super) struct Anchors {
+    /// A bit for each of the first offsets, which are all that most packets have.
+    near: [u64; Self::NEAR],
+    /// A bit for each further one that a pointer can express.
+    far: Vec<u64>,
+}
 
 impl Anchors {
-    /// One bit for each offset that a pointer can express.
-    const WORDS: usize = 0x4000 / 64;
+    /// Offsets in a word.
+    const WORD: usize = u64::BITS as usize;
 
-    pub(super) const fn new() -> Self {
-        Self([0; Self::WORDS])
+    /// Words for the offsets of 512 octets.
+    const NEAR: usize = 512 / Self::WORD;
+
+    /// Words for all offsets that a pointer can express.
+    const ALL: usize = 0x4000 / Self::WORD;
+
+    /// None yet, of a packet of so many octets.
+    pub(super) fn new(octets: usize) -> Self {
+        let words = octets.div_ceil(Self::WORD).min(Self::ALL);
+        Self { near: [0; Self::NEAR], far: vec![0; words.saturating_sub(Self::NEAR)] }
+    }
+
+    fn word(&mut self, offset: usize) -> Option<&mut u64> {
+        let at = offset / Self::WORD;
+        if at < Self::NEAR { self.near.get_mut(at) } else { self.far.get_mut(at - Self::NEAR) }
     }
 
     /// Notes the labels of the (checked) name at `at`; whether its pointer, if any, leads to a label noted before.
@@ -193,15 +211,15 @@ impl Anchors {
             match octet {
                 0 => return true,
                 1..=63 => {
-                    if let Some(word) = self.0.get_mut(position / 64) {
-                        *word |= 1 << (position % 64);
+                    if let Some(word) = self.word(position) {
+                        *word |= 1 << (position % Self::WORD);
                     }
                     position += 1 + usize::from(octet);
                 }
                 _ => {
                     let low = packet.get(position + 1).copied().unwrap_or_default();
                     let target = usize::from(octet & 0x3F) << 8 | usize::from(low);
-                    return self.0.get(target / 64).is_some_and(|word| word >> (target % 64) & 1 == 1);
+                    return self.word(target).is_some_and(|word| *word >> (target % Self::WORD) & 1 == 1);
                 }
             }
         }

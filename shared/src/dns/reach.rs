@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::message::{Malformed, Message, Record, Section};
+use super::message::{Malformed, Message, Record, Section, TO_THE_QUESTION};
 use super::name::{self, NameBuf};
 use super::rdata;
 use super::rr::rtype;
@@ -16,9 +16,6 @@ use crate::key::Key;
 /// Aliases of a packet: several times as many as any resolver follows. More are left out, with what lies behind them.
 const ALIASES_MAX: usize = 64;
 
-/// The names of an answer are written as this pointer, nearly all of them: to the question.
-const TO_THE_QUESTION: &[u8] = b"\xC0\x0C";
-
 /// RDATA of a service binding (RFC 9460 2.2) has its target, uncompressed, after a priority of two octets.
 const BINDING_TARGET: usize = 2;
 
@@ -26,8 +23,8 @@ const BINDING_TARGET: usize = 2;
 pub(super) struct Reach<'a> {
     key: &'a Key,
     packet: &'a [u8],
-    /// The question's name and those to which aliases lead, in lower case.
-    names: Vec<Box<[u8]>>,
+    /// The names to which aliases lead from the question's, in lower case.
+    further: Vec<Box<[u8]>>,
     /// Owners of the DNAMEs on the way.
     redirected: Vec<Box<[u8]>>,
     /// Where the first alias stands that is one too many.
@@ -54,7 +51,7 @@ impl<'a> Reach<'a> {
         let mut reach = Self {
             key,
             packet,
-            names: vec![key.name().into()],
+            further: Vec::new(),
             redirected: Vec::new(),
             aliases_end: usize::MAX,
             hosts: HashSet::new(),
@@ -78,7 +75,9 @@ impl<'a> Reach<'a> {
                 _ => {}
             }
         }
-        reach.follow(&aliases);
+        if !aliases.is_empty() {
+            reach.follow(&aliases);
+        }
         if has_hosts {
             reach.find_hosts(message)?;
         }
@@ -105,7 +104,7 @@ impl<'a> Reach<'a> {
             Section::Authority => match record.rtype {
                 rtype::SOA | rtype::NS => {
                     let zone = owner()?;
-                    self.names.iter().any(|name| name::is_within(name, &zone))
+                    self.names().any(|name| name::is_within(name, &zone))
                 }
                 _ => proof || record.rtype == rtype::DS && flags.dnssec_ok,
             },
@@ -121,18 +120,23 @@ impl<'a> Reach<'a> {
     }
 
     fn is_of_the_question(&self, record: &Record) -> bool {
-        self.packet.get(record.owner..).is_some_and(|owner| owner.starts_with(TO_THE_QUESTION))
+        self.packet.get(record.owner..).is_some_and(|owner| owner.starts_with(&TO_THE_QUESTION))
     }
 
     fn is_on_the_way(&self, owner: &[u8]) -> bool {
-        self.names.iter().chain(&self.redirected).any(|name| **name == *owner)
+        self.names().chain(self.redirected.iter().map(|name| &**name)).any(|name| name == owner)
+    }
+
+    /// The question's name and those to which aliases lead.
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.key.name()).chain(self.further.iter().map(|name| &**name))
     }
 
     /// Walks until nothing new is reached: servers do not all write a chain in its order.
     fn follow(&mut self, aliases: &[Alias]) {
         let mut walked = 0;
-        while walked < self.names.len() && self.names.len() <= ALIASES_MAX {
-            let name = self.names[walked].clone();
+        while self.further.len() < ALIASES_MAX {
+            let Some(name) = self.names().nth(walked).map(Box::<[u8]>::from) else { break };
             walked += 1;
             for alias in aliases {
                 let next = if alias.below { alias.substituted(&name) } else { alias.of(&name) };
@@ -140,8 +144,8 @@ impl<'a> Reach<'a> {
                 if alias.below && !self.redirected.contains(&alias.owner) {
                     self.redirected.push(alias.owner.clone());
                 }
-                if !self.names.contains(&next) {
-                    self.names.push(next);
+                if !self.names().any(|name| *name == *next) {
+                    self.further.push(next);
                 }
             }
         }
@@ -149,7 +153,7 @@ impl<'a> Reach<'a> {
 
     /// Notes the names that the records of the first two sections lead to.
     fn find_hosts(&mut self, message: &Message<'_>) -> Result<(), Malformed> {
-        let mut hosts: HashSet<Box<[u8]>> = self.names.iter().cloned().collect();
+        let mut hosts: HashSet<Box<[u8]>> = self.names().map(Box::from).collect();
         for record in message.records() {
             let record = record?;
             if record.section == Section::Additional || !self.covers(&record)? {
