@@ -1,8 +1,12 @@
 //! The key of an answer: the whole question, in one canonical byte form that all replicas agree on.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hash, Hasher};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dns::{name, rr};
@@ -42,11 +46,18 @@ impl Flags {
 }
 
 /// Canonical key: `0x01 ‖ name (lower case, uncompressed wire form) ‖ type ‖ class ‖ flags ‖ view`, numbers big-endian.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone)]
 pub struct Key {
     bytes: Bytes,
+    /// What tables hash instead of the octets, which one query has looked up some thirty times in a replica. With a seed of this
+    /// process, so that nobody can prepare names that collide; as short as fits in beside the rest.
+    hash: u32,
+    slot: u16,
     name_len: u8,
 }
+
+/// Makes [`Key::hash`] of the octets.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// Why bytes are not a key. Always the sender's fault; nothing changed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,12 +113,15 @@ impl Key {
         if view.len() > VIEW_MAX || std::str::from_utf8(view).is_err() {
             return Err(KeyError::View);
         }
-        Ok(Self { name_len: name_len as u8, bytes })
+        let mut hasher = HASHER.build_hasher();
+        hasher.write(&bytes);
+        let (hash, slot) = (hasher.finish() as u32, slot(&rest[..name_len], view));
+        Ok(Self { hash, slot, name_len: name_len as u8, bytes })
     }
 
     /// A copy whose bytes are its own. A key cut out of a received message keeps that whole message in memory.
     pub fn detached(&self) -> Self {
-        Self { bytes: Bytes::copy_from_slice(&self.bytes), name_len: self.name_len }
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
     }
 
     /// The canonical bytes.
@@ -150,13 +164,8 @@ impl Key {
 
     /// The key's slot, the unit of ownership: the top 16 bits of xxh3 over name and view. All types of a name share a
     /// slot, so that NXDOMAIN and a purge by name have one home.
-    pub fn slot(&self) -> u16 {
-        let view = self.view_bytes();
-        let mut buffer = [0; NAME_MAX + VIEW_MAX];
-        let name = self.name();
-        buffer[..name.len()].copy_from_slice(name);
-        buffer[name.len()..name.len() + view.len()].copy_from_slice(view);
-        (xxh3_64(&buffer[..name.len() + view.len()]) >> 48) as u16
+    pub const fn slot(&self) -> u16 {
+        self.slot
     }
 
     fn after_name(&self) -> usize {
@@ -166,6 +175,38 @@ impl Key {
     fn view_bytes(&self) -> &[u8] {
         &self.bytes[self.after_name() + FIXED..]
     }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.bytes == other.bytes
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.hash);
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes.cmp(&other.bytes)
+    }
+}
+
+/// The slot of a name in a view.
+fn slot(name: &[u8], view: &[u8]) -> u16 {
+    let hash = if view.is_empty() { xxh3_64(name) } else { xxh3_64(&[name, view].concat()) };
+    (hash >> 48) as u16
 }
 
 /// Length of the lower-case, uncompressed name at the start of `bytes`.
@@ -180,16 +221,14 @@ fn name_length(bytes: &[u8]) -> Result<usize, KeyError> {
         if label > 63 {
             return Err(KeyError::Name);
         }
-        let text = bytes.get(at..at + label).ok_or(KeyError::Short)?;
-        if text.iter().any(u8::is_ascii_uppercase) {
-            return Err(KeyError::Name);
-        }
         at += label;
         if at >= NAME_MAX {
             return Err(KeyError::Name);
         }
     }
-    Ok(at)
+    // All of it at once: a length octet is below any letter.
+    let has_capitals = bytes[..at].iter().fold(false, |any, octet| any | octet.is_ascii_uppercase());
+    if has_capitals { Err(KeyError::Name) } else { Ok(at) }
 }
 
 /// `example.com. AAAA`, with class, flags and view only where they are not the usual ones.
