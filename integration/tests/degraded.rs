@@ -11,9 +11,9 @@ use heimdall_proto::v1::{DegradedReason, ListMembersRequest, ListMembersResponse
 const DEGRADED: usize = 0;
 const OTHERS: [usize; 2] = [1, 2];
 
-/// The smallest store that there is, and more names than it has room for: each takes more than 704 bytes.
+/// The smallest store that there is, and more names than it has room for: each takes more than 384 bytes.
 const STORE: &str = "1MiB";
-const MANY: usize = 2_000;
+const MANY: usize = 4_000;
 
 /// Questions under way at a time.
 const AT_ONCE: usize = 32;

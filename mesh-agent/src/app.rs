@@ -49,7 +49,7 @@ use crate::service::authorize::Authorize;
 use crate::service::local::LocalService;
 use crate::service::peer::PeerService;
 use crate::service::standard::{health, reflection, reflection_alpha};
-use crate::store::Store;
+use crate::store::{Store, tidy};
 use crate::transfer::{self, HandOver, Transfers, Warmth};
 use crate::trust::{Trust, checks};
 
@@ -226,6 +226,7 @@ impl App {
             .run(end.clone()),
         );
         tasks.spawn(purge::run(Arc::clone(&agent), end.clone()));
+        tasks.spawn(tidy::run(Arc::clone(&agent.store), end.clone()));
         tasks.spawn(checks::run(Arc::clone(&agent), suspected, end.clone()));
         tasks.spawn(ask_first::run(Arc::clone(&agent), granted, tasks.clone(), end.clone()));
 

@@ -141,7 +141,7 @@ const OPTIONS: &[Opt] = &[
         name: "store-bytes",
         env: "HEIMDALL_STORE_BYTES",
         value: "SIZE",
-        // Some 200,000 usual answers with their overhead.
+        // Some 250,000 usual answers with their overhead.
         default: "128MiB",
         help: "Size of the shared tier's store on this replica",
     },

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::purge::Purge;
-use moka::notification::RemovalCause;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// Updates that a reader may be behind. They are kept once for all readers, some 300 bytes each with their entries.
 pub const UPDATES_BEHIND: usize = 2_048;
 
-/// Readers at a time. Each has a list of keys while it is given a snapshot, some 10 MiB for a full store of the default size.
+/// Readers at a time. Each has a list of keys while it is given a snapshot, some 12 MiB for a full store of the default size.
 pub const READERS_MAX: usize = 8;
 
 /// Why an entry left the store.
@@ -25,17 +24,6 @@ pub enum Cause {
     Size,
     /// Its life, and the time for which stale ones are kept, was over.
     Expired,
-}
-
-impl Cause {
-    /// The cause that readers are told; what this agent itself removes or replaces they are told in other words.
-    pub(crate) const fn of(cause: RemovalCause) -> Option<Self> {
-        match cause {
-            RemovalCause::Size => Some(Self::Size),
-            RemovalCause::Expired => Some(Self::Expired),
-            RemovalCause::Explicit | RemovalCause::Replaced => None,
-        }
-    }
 }
 
 /// What happened.

@@ -534,7 +534,7 @@ impl Agent {
                 self.store.insert(key.clone(), Held { front: sourced, behind: None });
             }
             Decision::Behind => {
-                self.store.get_mut(key).expect("there must be one to wait behind").behind = Some(sourced);
+                self.store.get_mut(key).expect("there must be one to wait behind").behind = Some(Box::new(sourced));
             }
             Decision::KeepExisting
             | Decision::Older

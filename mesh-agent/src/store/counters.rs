@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::admission::Decision;
+use crate::updates::Cause;
 
 /// What is kept, and what happened since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Keys kept, as of moka's last bookkeeping.
+    /// Keys kept.
     pub entries: u64,
-    /// Bytes that they take, as of moka's last bookkeeping.
+    /// Bytes that they take.
     pub bytes: u64,
     /// Reads that found a live entry.
     pub hits: u64,
@@ -74,12 +75,11 @@ impl Counters {
         count(&self.purged);
     }
 
-    pub(super) fn evicted(&self) {
-        count(&self.evicted);
-    }
-
-    pub(super) fn expired(&self) {
-        count(&self.expired);
+    pub(super) fn gone(&self, cause: Cause) {
+        count(match cause {
+            Cause::Size => &self.evicted,
+            Cause::Expired => &self.expired,
+        });
     }
 
     pub(super) fn snapshot(&self, entries: u64, bytes: u64) -> Stats {

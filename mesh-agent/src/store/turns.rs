@@ -2,8 +2,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use heimdall_shared::key::Key;
-
 /// Locks; a power of two. A key has one of them, which it shares with others. Writers are the agent's one thread of the data
 /// path and now and then a thread that sweeps, so they seldom meet.
 const LOCKS: usize = 64;
@@ -19,8 +17,8 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the turn to write `key`, which ends with what is returned. Whoever has one takes no other.
-    pub(super) fn take(&self, key: &Key) -> MutexGuard<'_, ()> {
-        self.0[usize::from(key.slot()) % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for the turn to write the key with that hash, which ends with what is returned. Whoever has one takes no other.
+    pub(super) fn take(&self, hash: u64) -> MutexGuard<'_, ()> {
+        self.0[hash as usize % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

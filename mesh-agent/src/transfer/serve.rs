@@ -18,7 +18,7 @@ use crate::agent::Agent;
 use crate::replicate::WORTH_COPYING;
 use crate::transfer::Slots;
 
-/// Peers that are given entries at the same time. Each has a list of keys meanwhile, some 10 MiB for a full store of the
+/// Peers that are given entries at the same time. Each has a list of keys meanwhile, some 12 MiB for a full store of the
 /// default size; a cluster that starts has one newcomer at a time, and one that was cut in two a few.
 const GIVEN_AT_ONCE: usize = 8;
 
