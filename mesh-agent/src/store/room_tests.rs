@@ -108,6 +108,27 @@ fn an_answer_that_is_replaced_by_a_larger_one_is_still_there() {
 }
 
 #[test]
+fn an_answer_that_is_replaced_by_a_larger_one_is_there_though_all_others_are_wanted_more() {
+    // The store is filled: one half is hot. The first of the other half is the next to go.
+    let each = (PACKET + key("name100").as_bytes().len() + OVERHEAD) as u64;
+    let (hot, all) = (BYTES / 2 / each, BYTES / each);
+    for next in hot - 2..hot + 3 {
+        let store = keeping(0);
+        for number in 100..100 + all {
+            fetch(&store, &format!("name{number}"), at(2));
+        }
+        for number in 100..100 + hot {
+            assert!(store.get(&key(&format!("name{number}")), at(2)).is_some());
+        }
+        let name = format!("name{}", 100 + next);
+        fetch_large(&store, &name, 5 * PACKET, at(3));
+        assert!(store.get(&key(&name), at(3)).is_some(), "{name}");
+        let stats = store.stats();
+        assert_eq!((stats.entries + stats.evicted, stats.expired), (all, 0), "{stats:?}");
+    }
+}
+
+#[test]
 fn what_is_asked_for_stays_when_room_is_made() {
     let store = keeping(0);
     fill(&store, "once", at(2));

@@ -94,8 +94,18 @@ impl Shelf {
     /// Keeps `slot`, whose key has that hash. Gives what had to go, and what stood in its place.
     pub(super) fn put(&self, hash: u64, slot: Slot) -> Displaced {
         let (slot, mut displaced) = (Arc::new(slot), Displaced::default());
-        self.cache.insert_with_lifecycle(Label { hash, slot: Arc::clone(&slot) }, slot, &mut displaced);
+        let this = Arc::as_ptr(&slot);
+        self.insert(hash, slot, &mut displaced);
+        // One that takes another's place and is larger has room made afterwards, and may itself be what goes: at the head of the cold
+        // queue, when all that is hot was asked for. Where nothing is in its place, room is made before.
+        if let Some(slot) = displaced.take(this) {
+            self.insert(hash, slot, &mut displaced);
+        }
         displaced
+    }
+
+    fn insert(&self, hash: u64, slot: Arc<Slot>, displaced: &mut Displaced) {
+        self.cache.insert_with_lifecycle(Label { hash, slot: Arc::clone(&slot) }, slot, displaced);
     }
 
     pub(super) fn remove(&self, wanted: &Wanted<'_>) {
@@ -127,6 +137,16 @@ pub(super) struct Displaced {
     /// Most often there is one, or none.
     first: Option<Arc<Slot>>,
     more: Vec<Arc<Slot>>,
+}
+
+impl Displaced {
+    fn take(&mut self, this: *const Slot) -> Option<Arc<Slot>> {
+        let is_this = |slot: &Arc<Slot>| Arc::as_ptr(slot) == this;
+        if self.first.as_ref().is_some_and(is_this) {
+            return self.first.take();
+        }
+        self.more.iter().position(is_this).map(|at| self.more.swap_remove(at))
+    }
 }
 
 impl IntoIterator for Displaced {
