@@ -78,7 +78,7 @@ impl Shelf {
     }
 
     pub(super) fn wanted<'a>(&self, key: &'a Key) -> Wanted<'a> {
-        Wanted { key, hash: self.hasher.hash_one(key.as_bytes()) }
+        Wanted { key, hash: self.hasher.hash_one(key) }
     }
 
     /// What is kept for a key, which counts as a use of it.
