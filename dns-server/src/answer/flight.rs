@@ -1,7 +1,7 @@
 //! The task of one flight: it feeds the miss's life with what happens, and does what that says.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -21,37 +21,49 @@ use tracing::debug;
 
 use super::life::{Action, Life, Memory};
 use super::second_best::SecondBest;
-use super::{Core, Flight, Outcome};
+use super::{Core, Failed, Flight, Outcome};
 use crate::agent::{Conversation, Lease, Mesh, Silence, Word};
 use crate::metrics::MissOutcome;
 use crate::upstream;
 
-/// Fetches the answer to `key` and lands the flight.
-pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: Arc<Flight>, failed: Option<Outcome>) {
-    let mut landing = Landing { core: &core, key: &key, flight: &flight, landed: false };
+/// Fetches the answer to `key` and lands the flight; `failed` is a failure of this process that is still remembered.
+///
+/// Boxed: the runtime moves a task about several times before and after it runs. What is kept over a wait is kept small: an
+/// allocation of 1,008 octets or more makes glibc tidy up its lists of free memory.
+pub(super) fn fly(
+    core: Arc<Core>,
+    mesh: Arc<dyn Mesh>,
+    key: Key,
+    flight: Arc<Flight>,
+    failed: Option<Failed>,
+) -> Pin<Box<impl Future<Output = ()> + Send>> {
+    Box::pin(async move { fetch(&core, &*mesh, &key, &flight, failed).await })
+}
+
+async fn fetch(core: &Core, mesh: &dyn Mesh, key: &Key, flight: &Arc<Flight>, failed: Option<Failed>) {
+    let mut landing = Landing { core, key, flight, landed: false };
     let begun = Instant::now();
     let deadline = begun + core.budget;
     // The last moment for an attempt of our own, but never before others had half of the time.
-    let late_at = deadline - core.upstreams.attempt_timeout().min(core.budget / 2);
+    let late = deadline - core.upstreams.attempt_timeout().min(core.budget / 2);
     let mode = flight.refreshes.map_or(LookupMode::Join, |held| LookupMode::Refresh { held });
     let counts = flight.refreshes.is_none();
-    let asked = mesh.ask(&key, mode, core.budget, flight.trace);
-    let (mut conversation, asked) = match asked {
+    let (mut conversation, asked) = match mesh.ask(key, mode, core.budget, flight.trace) {
         Ok(conversation) => (Some(conversation), Ok(())),
         Err(absent) => (None, Err(absent)),
     };
     let mut silence = conversation.as_ref().map(Conversation::silence);
-    let (mut life, mut actions) = Life::<Lease>::begin(asked, failed);
+    let (mut life, mut actions) = Life::<Lease>::begin(asked, failed.map(Outcome::from));
 
     // Set by what is resolved in this task, and so looked at whenever it may have been: nobody has to be woken for it.
     let struggles = AtomicBool::new(false);
     let mut struggling = false;
     let mut asked_upstreams = false;
-    let (mut late, mut expired) = (false, false);
+    let (mut late_at, mut expired) = (Some(late), false);
     // One timer for all that may come due: most flights end before any of it does.
-    let mut alarm = pin!(sleep_until(late_at));
+    let mut alarm = pin!(sleep_until(late));
     let mut resolving = pin!(Fuse::terminated());
-    let mut second_best = SecondBest::new(&core, &key, begun);
+    let mut second_best = SecondBest::new(core, key, begun);
     let mut unanswered = None;
     loop {
         for action in actions {
@@ -69,12 +81,12 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                     // Whoever inherits a lease late still gets the time of one attempt.
                     let until = deadline.max(Instant::now() + core.upstreams.attempt_timeout());
                     let struggle = || struggles.store(true, Ordering::Relaxed);
-                    // Boxed: most flights never ask, and each is copied several times before it begins.
-                    let resolve = Box::pin(core.upstreams.resolve(&key, until, flight.trace, struggle));
+                    // Boxed: most flights never ask.
+                    let resolve = Box::pin(core.upstreams.resolve(key, until, flight.trace, struggle));
                     resolving.set(resolve.fuse());
                 }
                 Action::AskAgain => {
-                    match mesh.ask(&key, mode, deadline.saturating_duration_since(Instant::now()), flight.trace) {
+                    match mesh.ask(key, mode, deadline.saturating_duration_since(Instant::now()), flight.trace) {
                         Ok(again) => {
                             silence = Some(again.silence());
                             conversation = Some(again);
@@ -83,16 +95,16 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                     }
                 }
                 Action::Keep(entry) => {
-                    core.purges.keep(&key, &entry, Moment::now());
-                    core.failures().answered(&key);
+                    core.purges.keep(key, &entry, Moment::now());
+                    core.failures().answered(key);
                 }
-                Action::Remember(Memory::Own(known)) => core.failures().failed(&key, known, Moment::now()),
-                Action::Remember(Memory::Told(remaining)) => core.failures().told(&key, remaining, Moment::now()),
+                Action::Remember(Memory::Own(known)) => core.failures().failed(key, known, Moment::now()),
+                Action::Remember(Memory::Told(remaining)) => core.failures().told(key, remaining, Moment::now()),
                 // First whatever else is to be done: what is second best may have to be asked for.
                 Action::Finish(outcome) if outcome.is_failure() => unanswered = Some(outcome),
                 Action::Finish(outcome) => landing.land(outcome),
-                Action::Publish(entry, Some(lease)) => lease.publish(&key, &entry),
-                Action::Publish(entry, None) => mesh.publish(&key, &entry),
+                Action::Publish(entry, Some(lease)) => lease.publish(key, &entry),
+                Action::Publish(entry, None) => mesh.publish(key, &entry),
                 Action::Fail(lease, kind) => lease.fail(kind),
                 // A lease that is dropped goes back.
                 Action::Release(lease) => drop(lease),
@@ -115,12 +127,15 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
         if let (true, Some(lease)) = (struggling, life.lease()) {
             lease.struggle();
         }
-        let time = (!expired).then_some(if late { deadline } else { late_at });
-        let spent = silence.as_ref().filter(|_| life.minds_silence()).map(Silence::due);
-        let due = [time, spent, second_best.due()].into_iter().flatten().min();
-        if let Some(due) = due.filter(|&due| due != alarm.deadline()) {
-            alarm.as_mut().reset(due);
-        }
+        let is_awaited = {
+            let spent = silence.as_ref().filter(|_| life.minds_silence()).map(Silence::due);
+            let time = late_at.or((!expired).then_some(deadline));
+            let due = [time, spent, second_best.due()].into_iter().flatten().min();
+            if let Some(due) = due.filter(|&due| due != alarm.deadline()) {
+                alarm.as_mut().reset(due);
+            }
+            due.is_some()
+        };
         actions = tokio::select! {
             // In a fixed order, which costs less than to draw one. Nothing starves: what comes first is bounded or comes once.
             biased;
@@ -128,7 +143,7 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                 if let Word::Held(Some(holder)) = word {
                     flight.held_by(holder);
                 }
-                life.heard(core.checked(&key, word))
+                life.heard(core.checked(key, word))
             }
             resolution = &mut resolving => {
                 if let Some(silence) = &silence {
@@ -138,24 +153,22 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
                 if !matches!(resolution.outcome, upstream::Outcome::NoAnswer | upstream::Outcome::Overload) {
                     core.failures().heard(now);
                 }
-                life.resolved(core.in_time(&key, life.since(), resolution.outcome), now)
+                life.resolved(core.in_time(key, life.since(), resolution.outcome), now)
             }
             () = is_set(&struggles), if !struggling => {
                 struggling = true;
                 life.struggled()
             }
-            () = &mut alarm, if due.is_some() => {
+            () = &mut alarm, if is_awaited => {
                 let now = Instant::now();
-                if time.is_some_and(|time| time <= now) {
-                    if late {
-                        expired = true;
-                        life.expired()
-                    } else {
-                        late = true;
-                        life.late()
-                    }
+                if late_at.is_some_and(|time| time <= now) {
+                    late_at = None;
+                    life.late()
+                } else if late_at.is_none() && !expired && deadline <= now {
+                    expired = true;
+                    life.expired()
                 } else if second_best.due().is_some_and(|due| due <= now) {
-                    if let Some(found) = second_best.look(&*mesh) {
+                    if let Some(found) = second_best.look(mesh) {
                         landing.meanwhile(found);
                     }
                     Vec::new()
@@ -173,7 +186,8 @@ pub(super) async fn fly(core: Arc<Core>, mesh: Arc<dyn Mesh>, key: Key, flight: 
         };
     }
     if let Some(outcome) = unanswered {
-        let found = if flight.is_waited_for() { second_best.last_resort(&*mesh).await } else { None };
+        // Boxed: no other flight must have room for it.
+        let found = if flight.is_waited_for() { Box::pin(second_best.last_resort(mesh)).await } else { None };
         landing.land(found.unwrap_or(outcome));
     }
 }
@@ -222,8 +236,8 @@ impl Core {
 }
 
 /// Resolves when a flag is set by what the same task polls before it.
-async fn is_set(flag: &AtomicBool) {
-    poll_fn(|_| if flag.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+fn is_set(flag: &AtomicBool) -> impl Future<Output = ()> {
+    poll_fn(|_| if flag.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending })
 }
 
 /// The next word of a conversation. Where there is none, nothing is ever said.

@@ -242,8 +242,7 @@ impl Core {
         }
         let failed = match self.failures().known(key, now) {
             Some(Known::Shared) => return Boarding::Over(Outcome::Failed),
-            Some(Known::Local(None)) => Some(Outcome::Failed),
-            Some(Known::Local(Some(rcode))) => Some(Outcome::Rcode(rcode)),
+            Some(Known::Local(rcode)) => Some(Failed(rcode)),
             None => None,
         };
         if flights.len() >= FLIGHTS_MAX {
@@ -309,7 +308,17 @@ enum Boarding {
     /// Somebody is fetching it.
     Join(Seat),
     /// Nobody is; with the failure of this process that is still remembered.
-    Begin(Arc<Flight>, Seat, Option<Outcome>),
+    Begin(Arc<Flight>, Seat, Option<Failed>),
+}
+
+/// What this process found out a moment ago: no upstream answered, or all did with this return code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failed(Option<u8>);
+
+impl From<Failed> for Outcome {
+    fn from(Failed(rcode): Failed) -> Self {
+        rcode.map_or(Self::Failed, Self::Rcode)
+    }
 }
 
 /// A place among those who wait for a flight.

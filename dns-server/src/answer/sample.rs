@@ -15,7 +15,7 @@ use super::Core;
 use crate::agent::{Agent, Check};
 use crate::upstream::Outcome;
 
-/// Questions of one worker's link that are asked at a time: each takes a socket and some 8 KiB.
+/// Questions of one worker's link that are asked at a time: each takes a socket and some 4 KiB.
 const AT_ONCE: usize = 4;
 
 /// An upstream has this long to answer, or the query budget if that is less. Behind one that is silent the others must not wait

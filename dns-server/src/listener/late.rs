@@ -58,7 +58,8 @@ impl Late {
             }
         }
         let peer = peer.socket().ok_or(NotSent)?;
-        self.socket.send_to(&reply, peer).await.map(drop).map_err(|_| NotSent)
+        // Boxed: nearly no miss must have room for it.
+        Box::pin(self.socket.send_to(&reply, peer)).await.map(drop).map_err(|_| NotSent)
     }
 
     /// Resolves when there is a reply to send.

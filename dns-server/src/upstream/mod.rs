@@ -42,7 +42,7 @@ use self::plan::{Failure, Plan, Step};
 use self::ports::Ports;
 use self::select::Ranking;
 
-/// Resolutions under way in this process. Each holds a socket or a few and some 8 KiB; beyond it a query fails at once
+/// Resolutions under way in this process. Each holds a socket or a few and some 4 KiB; beyond it a query fails at once
 /// instead of queueing behind upstreams that are already too slow. A machine with few descriptors lowers it.
 pub const RESOLUTIONS_MAX: usize = 4_096;
 
