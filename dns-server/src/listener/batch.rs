@@ -218,7 +218,9 @@ impl Batch {
         }
     }
 
-    /// Answers all that can be answered at once and gives the indexes of the datagrams that cannot.
+    /// Answers all that can be answered at once and gives the indexes of the datagrams that cannot. Compiled by itself: as a part of
+    /// the loop that reads the socket, whose registers it would share, an answer takes 5 % more instructions.
+    #[inline(never)]
     pub fn answer(&mut self, now: Moment, cache: &Cache, tallies: &WorkerTallies) -> &[usize] {
         self.replies.clear();
         (self.miss_count, self.due_count) = (0, 0);

@@ -179,7 +179,7 @@ impl<'a> Fields<'a> {
         None
     }
 
-    #[inline]
+    #[inline(always)]
     fn field(&mut self) -> Option<(u32, Value<'a>)> {
         let key = self.varint()?;
         let field = u32::try_from(key >> 3).ok()?;
