@@ -1,6 +1,6 @@
 //! The shared tier's entries on this replica: what it owns, replicates or fetched itself, bounded by bytes.
 //!
-//! Which of two entries stays is decided by pure rules ([`admission`]); the [`shelf`] keeps them and makes room. Neither has a
+//! Which of two entries stays is decided by pure rules ([`admission`]); the `shelf` keeps them and makes room. Neither has a
 //! clock: whether an entry is live is judged anew at every read, and what is over for good is looked for now and then ([`tidy`]).
 
 pub mod admission;
