@@ -201,7 +201,7 @@ impl App {
             hand_over: HandOver::default(),
             cluster,
             budgets: Budgets { peer: self.config.peer_budget },
-            first_words: Arc::clone(&first_words),
+            first_words,
             promise: self.config.promise,
             repairs: Repairs::default(),
             trust,

@@ -6,7 +6,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 /// A `SessionBatch` of `session.proto` as it travels. As a generated type it would be a tree of small allocations, built and
-/// taken apart at each end of each link, which took a quarter of the agents' time in a miss. `heimdall_shared::wire` reads and
+/// taken apart at each end of each link, which took a fifth of the agents' instructions in a miss. `heimdall_shared::wire` reads and
 /// writes it where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionBatch {

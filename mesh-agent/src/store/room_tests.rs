@@ -246,6 +246,7 @@ async fn nobody_needs_to_ask_for_what_is_over_to_go() {
     fetch(&store, "new", Moment::now());
     let task = tokio::spawn(tidy::run(Arc::clone(&store), stop.clone()));
     while store.stats().entries > 1 {
+        // On the paused clock: it takes no time, and the task has its turns.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(store.get(&key("new"), Moment::now()).is_some());

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
-use prost::Message as _;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
@@ -28,19 +27,11 @@ fn purge_id(sequence: u64) -> PurgeId {
     PurgeId { origin: "a".into(), incarnation: 7, sequence }
 }
 
-/// A batch as a generated type would be.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Batch {
-    #[prost(uint64, tag = 1)]
-    number: u64,
-    #[prost(uint64, tag = 2)]
-    seen: u64,
-    #[prost(message, repeated, tag = 3)]
-    frames: Vec<pb::SessionFrame>,
-}
-
-fn batch(number: u64, frames: Vec<pb::SessionFrame>) -> pb::SessionBatch {
-    pb::SessionBatch { octets: Batch { number, seen: 0, frames }.encode_to_vec().into() }
+/// A batch with frames that no link would send.
+fn batch(number: u64, frames: &[pb::SessionFrame]) -> pb::SessionBatch {
+    let mut octets = Packing::new(number, 0, 0).done().octets.to_vec();
+    prost::encoding::message::encode_repeated(3, frames, &mut octets);
+    pb::SessionBatch { octets: octets.into() }
 }
 
 fn frames(batch: &pb::SessionBatch) -> usize {
@@ -198,7 +189,7 @@ async fn a_link_beats_early_with_the_one_that_it_hears_and_then_again_after_a_wh
     let mut outgoing = near.outgoing().boxed();
     for (heard, number) in [(100, 1), (150, 2)] {
         sleep_until(begun + Duration::from_millis(heard)).await;
-        near.receive(batch(number, Vec::new()), Moment::now());
+        near.receive(batch(number, &[]), Moment::now());
     }
     let mut beats = Vec::new();
     while beats.len() < 3 {
@@ -220,7 +211,7 @@ fn frames_that_cannot_be_read_are_counted_and_the_rest_is_taken() {
         })),
     };
     let good = wire::to_frame(&Message::Leaving, Moment::now());
-    assert_eq!(link.receive(batch(1, vec![unknown, bad, good]), Moment::now()), [Message::Leaving]);
+    assert_eq!(link.receive(batch(1, &[unknown, bad, good]), Moment::now()), [Message::Leaving]);
     assert_eq!(link.unknown_frames(), 2);
 }
 
@@ -311,7 +302,7 @@ fn every_kind_of_message_survives_the_wire() {
 #[test]
 fn a_batch_that_comes_twice_or_too_late_is_skipped() {
     let link = Link::new(Moment::now(), &Beats::default());
-    let batch = |number| batch(number, vec![wire::to_frame(&Message::Leaving, Moment::now())]);
+    let batch = |number| batch(number, &[wire::to_frame(&Message::Leaving, Moment::now())]);
     assert_eq!(link.receive(batch(2), Moment::now()), [Message::Leaving]);
     assert_eq!(link.receive(batch(2), Moment::now()), []);
     assert_eq!(link.receive(batch(1), Moment::now()), []);
