@@ -21,6 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("heimdall_descriptor.bin"), files.encode_to_vec())?;
     // Kept in its wire form: see `src/batch.rs`.
     let batch = (".heimdall.coordination.v1.SessionBatch", "crate::batch::SessionBatch");
-    tonic_prost_build::configure().bytes(".").extern_path(batch.0, batch.1).compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .extern_path(batch.0, batch.1)
+        .codec_path("crate::codec::Prost")
+        .compile_fds(files)?;
     Ok(())
 }

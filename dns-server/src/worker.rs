@@ -203,12 +203,7 @@ impl Worker {
 
 /// A buffer with `front` free octets and what `write` puts into `room` octets behind them.
 fn written(room: usize, front: usize, write: &dyn Fn(&mut [u8]) -> usize) -> Vec<u8> {
-    #[expect(
-        clippy::slow_vector_initialization,
-        reason = "glibc's calloc passes by a thread's own list of free memory"
-    )]
-    let mut out = Vec::with_capacity(front + room);
-    out.resize(front + room, 0);
+    let mut out = vec![0; front + room];
     let length = write(&mut out[front..]);
     out.truncate(front + length);
     out

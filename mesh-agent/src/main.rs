@@ -7,7 +7,12 @@ use heimdall_agent::config::Config;
 use heimdall_shared::config::{EXIT_USAGE, Mode};
 use heimdall_shared::drain::{Request, Signals, drain, stop_requested};
 use heimdall_shared::telemetry::{Tracer, init_logs};
+use mimalloc::MiMalloc;
 use tracing::{error, info, warn};
+
+/// With glibc's allocator, allocations took a fifth of a dns-server's instructions per miss and a tenth of an agent's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let (config, mode, warnings) = match Config::from_process() {

@@ -7,6 +7,7 @@
 #![allow(clippy::use_self, clippy::needless_pass_by_value)]
 
 mod batch;
+mod codec;
 
 /// Package `heimdall.coordination.v1`.
 pub mod v1 {

@@ -28,8 +28,7 @@ use crate::upstream;
 
 /// Fetches the answer to `key` and lands the flight; `failed` is a failure of this process that is still remembered.
 ///
-/// Boxed: the runtime moves a task about several times before and after it runs. What is kept over a wait is kept small: an
-/// allocation of 1,008 octets or more makes glibc tidy up its lists of free memory.
+/// Boxed: the runtime moves a task about several times before and after it runs.
 pub(super) fn fly(
     core: Arc<Core>,
     mesh: Arc<dyn Mesh>,
