@@ -13,17 +13,18 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use crate::answer::{Outcome, Resolver};
 use crate::cache::Ready;
 use crate::listener::batch::Desk;
-use crate::listener::late::Late;
+use crate::listener::late::{Late, LateQuery};
 use crate::listener::mmsg::Address;
 use crate::listener::{tcp, udp};
 use crate::metrics::Metrics;
 use crate::query::{Head, KeyBuf, Query};
-use crate::reply::{self, Ede, SHORT_MAX};
+use crate::reply::{self, Ede, SHORT_MAX, TCP_LIMIT};
 
 /// Misses in flight per worker. Each holds some 6 KiB with its flight; beyond it datagrams are dropped
 /// (their clients ask again), so that a flood of new names costs memory within bounds and no hit waits behind it.
@@ -45,6 +46,9 @@ pub(crate) struct Worker {
     misses: TaskTracker,
 }
 
+/// A place among the misses in flight. Free again when it is dropped.
+pub(crate) type Place = TaskTrackerToken;
+
 /// A query that the cache could not answer, with octets of its own.
 #[derive(Debug)]
 pub(crate) struct Miss {
@@ -62,6 +66,35 @@ impl Miss {
 
     pub(crate) fn query(&self) -> Query<'_> {
         Query { head: self.head, question: &self.question }
+    }
+}
+
+/// What a client gets for its miss.
+enum Reply {
+    /// The answer, and whether an upstream was just asked for it.
+    Answer(Ready, bool),
+    /// An answer that died.
+    Stale(Ready),
+    /// A return code, and the reason where there is one to tell.
+    Code(u8, Option<Ede>),
+}
+
+impl Reply {
+    /// Octets that it may need, of `limit`.
+    fn room(&self, limit: usize) -> usize {
+        match self {
+            Self::Answer(ready, _) | Self::Stale(ready) => reply::room(ready.packet().len()).min(limit).max(SHORT_MAX),
+            Self::Code(..) => SHORT_MAX,
+        }
+    }
+
+    /// Writes it, within `limit` octets, and gives its length.
+    fn write(&self, query: &Query<'_>, limit: usize, out: &mut [u8]) -> usize {
+        match self {
+            Self::Answer(ready, fresh) => reply::answer(query, ready, ready.elapsed(Moment::now()), *fresh, limit, out),
+            Self::Stale(ready) => reply::stale(query, ready, limit, out),
+            Self::Code(rcode, ede) => reply::failure(query, u16::from(*rcode), *ede, out),
+        }
     }
 }
 
@@ -113,29 +146,35 @@ impl Worker {
     }
 
     /// A place for one more miss, unless too many are in flight.
-    pub(crate) fn miss(&self) -> Option<&TaskTracker> {
+    pub(crate) fn place(&self) -> Option<Place> {
         if self.misses.len() < MISSES_MAX {
-            Some(&self.misses)
+            Some(self.misses.token())
         } else {
             self.desk.tallies.dropped.add(1);
             None
         }
     }
 
-    /// Begins a task that answers a datagram which the cache could not.
-    pub(crate) fn miss_over_udp(self: &Rc<Self>, packet: &[u8], peer: Address, late: &Rc<Late>) {
+    /// Asks for what the cache could not answer. The answer comes to `late`.
+    pub(crate) fn miss_over_udp(&self, packet: &[u8], peer: Address, late: &Arc<Late>) {
         let mut key = KeyBuf::new();
         let Ok(query) = Query::parse(packet, &mut key) else { return };
         let Some(miss) = Miss::new(&query, &key) else { return };
-        let Some(tasks) = self.miss() else { return };
-        let limit = query.udp_limit();
-        let (worker, late) = (Rc::clone(self), Rc::clone(late));
-        tasks.spawn_local(async move {
-            let reply = worker.answer(&miss, limit, 0).await;
-            if late.send(reply, peer).await.is_err() {
-                worker.desk.tallies.send_errors.add(1);
-            }
-        });
+        let Some(place) = self.place() else { return };
+        late.begin();
+        let key = miss.key.clone();
+        let (late, query) = (Arc::clone(late), LateQuery { miss, peer, _place: place });
+        if query.miss.head.recursion_desired {
+            self.resolver.ask(&key, move |outcome| late.answered(query, outcome));
+        } else {
+            late.answered(query, Outcome::Refused);
+        }
+    }
+
+    /// Writes the reply to a datagram, and gives its length. `out` holds the longest one over UDP.
+    pub(crate) fn reply_over_udp(&self, miss: &Miss, outcome: Outcome, out: &mut [u8]) -> usize {
+        let query = miss.query();
+        self.reply(miss, outcome).write(&query, query.udp_limit(), out)
     }
 
     /// Fetches the answer to a datagram's question anew, though it still lives. Nobody waits for it.
@@ -148,63 +187,50 @@ impl Worker {
         }
     }
 
-    /// The reply to a miss, of at most `limit` octets, behind `front` octets left free.
-    pub(crate) async fn answer(&self, miss: &Miss, limit: usize, front: usize) -> Vec<u8> {
-        let query = miss.query();
-        let short = |write: &dyn Fn(&mut [u8]) -> usize| written(SHORT_MAX, front, write);
-        if !query.head.recursion_desired {
-            // Without RD the client wants what we have, and we have nothing: asking for it would be recursion.
-            self.desk.tallies.rejected.add(1);
-            return short(&|out| reply::failure(&query, u16::from(rcode::REFUSED), Some(Ede::Prohibited), out));
-        }
-        let outcome = self.resolver.resolve(&miss.key).await;
+    /// The reply to a miss, behind `front` octets left free.
+    pub(crate) async fn answer_over_tcp(&self, miss: &Miss, front: usize) -> Vec<u8> {
+        let recursion = miss.head.recursion_desired;
+        let outcome = if recursion { self.resolver.resolve(&miss.key).await } else { Outcome::Refused };
+        let reply = self.reply(miss, outcome);
+        let mut out = vec![0; front + reply.room(TCP_LIMIT)];
+        let length = reply.write(&miss.query(), TCP_LIMIT, &mut out[front..]);
+        out.truncate(front + length);
+        out
+    }
+
+    fn reply(&self, miss: &Miss, outcome: Outcome) -> Reply {
         let tallies = &self.desk.tallies;
-        match outcome {
-            Outcome::Answer { entry, fresh } => match Ready::new(&miss.key, &entry) {
-                Some(ready) => {
-                    tallies.answered.add(1);
-                    let room = reply::room(ready.packet().len()).min(limit).max(SHORT_MAX);
-                    let elapsed = ready.elapsed(Moment::now());
-                    written(room, front, &|out| reply::answer(&query, &ready, elapsed, fresh, limit, out))
-                }
-                None => {
-                    tallies.failed.add(1);
-                    short(&|out| reply::failure(&query, u16::from(rcode::SERVFAIL), None, out))
-                }
-            },
-            Outcome::Stale(entry) => match Ready::new(&miss.key, &entry) {
-                Some(ready) => {
-                    tallies.answered.add(1);
-                    tallies.stale.add(1);
-                    let room = reply::room(ready.packet().len()).min(limit).max(SHORT_MAX);
-                    written(room, front, &|out| reply::stale(&query, &ready, limit, out))
-                }
-                None => {
-                    tallies.failed.add(1);
-                    short(&|out| reply::failure(&query, u16::from(rcode::SERVFAIL), None, out))
-                }
-            },
+        if !miss.head.recursion_desired {
+            // Without RD the client wants what we have, and we have nothing: asking for it would be recursion.
+            tallies.rejected.add(1);
+            return Reply::Code(rcode::REFUSED, Some(Ede::Prohibited));
+        }
+        let ready = |entry| {
+            let ready = Ready::new(&miss.key, &entry);
+            let tally = if ready.is_some() { &tallies.answered } else { &tallies.failed };
+            tally.add(1);
+            ready
+        };
+        let reply = match outcome {
+            Outcome::Answer { entry, fresh } => ready(entry).map(|ready| Reply::Answer(ready, fresh)),
+            Outcome::Stale(entry) => ready(entry).map(|ready| {
+                tallies.stale.add(1);
+                Reply::Stale(ready)
+            }),
             Outcome::Rcode(rcode) => {
                 tallies.failed.add(1);
-                short(&|out| reply::failure(&query, u16::from(rcode), None, out))
+                Some(Reply::Code(rcode, None))
             }
             Outcome::Failed => {
                 tallies.failed.add(1);
-                let ede = Some(Ede::NoReachableAuthority);
-                short(&|out| reply::failure(&query, u16::from(rcode::SERVFAIL), ede, out))
+                Some(Reply::Code(rcode::SERVFAIL, Some(Ede::NoReachableAuthority)))
             }
+            // SERVFAIL, so that the client asks another server.
             Outcome::Refused => {
                 tallies.failed.add(1);
-                short(&|out| reply::overloaded(&query, out))
+                Some(Reply::Code(rcode::SERVFAIL, Some(Ede::NotReady)))
             }
-        }
+        };
+        reply.unwrap_or(Reply::Code(rcode::SERVFAIL, None))
     }
-}
-
-/// A buffer with `front` free octets and what `write` puts into `room` octets behind them.
-fn written(room: usize, front: usize, write: &dyn Fn(&mut [u8]) -> usize) -> Vec<u8> {
-    let mut out = vec![0; front + room];
-    let length = write(&mut out[front..]);
-    out.truncate(front + length);
-    out
 }

@@ -258,7 +258,7 @@ struct Landing<'a> {
 impl Landing<'_> {
     /// What those get who have waited long enough, and those who come before the flight has landed.
     fn meanwhile(&self, outcome: Outcome) {
-        self.flight.land(outcome);
+        self.flight.meanwhile(self.core, self.key, outcome);
     }
 
     fn land(&mut self, outcome: Outcome) {
@@ -270,7 +270,7 @@ impl Landing<'_> {
             flights.remove(self.key);
         }
         drop(flights);
-        self.flight.land(outcome);
+        self.flight.land(self.core, self.key, outcome);
     }
 }
 

@@ -1,9 +1,9 @@
 //! How a miss is answered: one flight per key in the process, whoever asks.
 //!
 //! ```text
-//! resolve(key) ─► join the key's flight, or look in L1 again and begin one
-//!                      flight: mesh.ask ─► life (pure) ◄─ silence, upstreams
-//!                                           └─► L1, everybody who waits, then the cluster
+//! ask(key, answered) ─► join the key's flight, or look in L1 again and begin one
+//!                            flight: mesh.ask ─► life (pure) ◄─ silence, upstreams
+//!                                                 └─► L1, everybody who waits, then the cluster
 //! ```
 //!
 //! A flight is a task of its own: clients may go away, the answer is fetched and kept all the same. And it is one of the runtime,
@@ -15,9 +15,9 @@ mod sample;
 mod second_best;
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -27,7 +27,7 @@ use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::telemetry::{Span, Tracer};
 use heimdall_shared::trace::TraceContext;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -136,18 +136,37 @@ pub struct Core {
 /// A key that is being fetched.
 #[derive(Debug)]
 struct Flight {
-    /// A stale answer may stand here before the flight has landed, which goes on for those who come later.
-    outcome: OnceLock<Outcome>,
-    landed: Notify,
+    waiting: Mutex<Waiting>,
     /// The purges that were applied when it asked the upstreams; none later than [`NOT_FETCHING`] while it has not.
     since: AtomicU64,
     /// When the entry was born that this flight is to replace, while that still lives.
     refreshes: Option<Moment>,
-    waiters: AtomicUsize,
     /// The span of the query that began it.
     trace: Option<TraceContext>,
     /// Spans of other replicas that it waited for.
     holders: Mutex<Vec<TraceContext>>,
+}
+
+/// Who waits for a flight.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// What those get who come before the flight has landed: a stale answer, for which its first clients have waited long enough.
+    meanwhile: Option<Outcome>,
+    waiters: Vec<Waiter>,
+}
+
+/// Somebody who waits for an answer.
+struct Waiter {
+    /// The span of the query.
+    span: Option<Span>,
+    /// Called once, by whoever has the answer: it must only pass it on.
+    answered: Box<dyn FnOnce(Outcome) + Send>,
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Waiter").finish_non_exhaustive()
+    }
 }
 
 /// Answers the misses of one worker.
@@ -217,7 +236,7 @@ impl Core {
     }
 
     /// A way to the answer of `key`; a new flight must then be begun by the caller.
-    fn board(&self, key: &Key, trace: Option<TraceContext>, now: Moment) -> Boarding {
+    fn board(&self, key: &Key, mut waiter: Waiter, now: Moment) -> Boarding {
         let mut flights = self.flights();
         // A refresh is nothing to wait for while what it is to replace still lives.
         let waits = |flight: &&Arc<Flight>| flight.refreshes.is_none() || self.cache.get(key.as_bytes(), now).is_none();
@@ -229,30 +248,65 @@ impl Core {
             self.failures().forget_before(key, arrived);
         }
         if let Some(flight) = flights.get(key).filter(sound).filter(waits) {
-            return Seat::take(flight).map_or(Boarding::Over(Outcome::Refused), Boarding::Join);
+            if let (Some(span), Some(fetching)) = (&mut waiter.span, &flight.trace) {
+                span.link(fetching);
+            }
+            // Under the lock: a flight that is on the list has not landed.
+            return match flight.join(waiter) {
+                Ok(()) => Boarding::Waits,
+                Err((waiter, outcome)) => Boarding::Over(waiter, outcome),
+            };
         }
         // Another flight may have landed since the worker looked: it fills L1 before it leaves the list.
         if let Some(ready) = self.cache.get(key.as_bytes(), now) {
-            return Boarding::Over(Outcome::Answer { entry: ready.entry(), fresh: false });
+            return Boarding::Over(waiter, Outcome::Answer { entry: ready.entry(), fresh: false });
         }
         if self.failures().is_hopeless(key, self.stale.recheck, now)
             && let Some(stale) = self.stale(key, now)
         {
-            return Boarding::Over(stale);
+            return Boarding::Over(waiter, stale);
         }
         let failed = match self.failures().known(key, now) {
-            Some(Known::Shared) => return Boarding::Over(Outcome::Failed),
+            Some(Known::Shared) => return Boarding::Over(waiter, Outcome::Failed),
             Some(Known::Local(rcode)) => Some(Failed(rcode)),
             None => None,
         };
         if flights.len() >= FLIGHTS_MAX {
-            return Boarding::Over(Outcome::Refused);
+            return Boarding::Over(waiter, Outcome::Refused);
         }
-        let flight = Arc::new(Flight::new(trace, None));
+        let flight = Arc::new(Flight::new(waiter.span.as_ref().map(Span::context), None));
         flights.insert(key.clone(), Arc::clone(&flight));
-        match Seat::take(&flight) {
-            Some(seat) => Boarding::Begin(flight, seat, failed),
-            None => Boarding::Over(Outcome::Refused),
+        match flight.join(waiter) {
+            Ok(()) => Boarding::Begin(flight, failed),
+            Err((waiter, outcome)) => Boarding::Over(waiter, outcome),
+        }
+    }
+
+    /// Tells one who waits; that it failed only where there is nothing better.
+    fn tell(&self, key: &Key, waiter: Waiter, mut outcome: Outcome) {
+        if outcome.is_failure() && key.qclass() == class::IN {
+            // Whatever stood in the way: a full limit, a failure that is remembered.
+            outcome = self.stale(key, Moment::now()).unwrap_or(outcome);
+        }
+        let Waiter { span, answered } = waiter;
+        if let Some(mut span) = span {
+            span.attribute("dns.question.type", i64::from(key.qtype()));
+            span.attribute("heimdall.outcome", outcome.as_str());
+        }
+        answered(outcome);
+    }
+
+    /// The upstreams' answer, for this query alone.
+    async fn ask_alone(&self, key: &Key, trace: Option<TraceContext>) -> Outcome {
+        let deadline = Instant::now() + self.budget;
+        match self.upstreams.resolve(key, deadline, trace, || {}).await.outcome {
+            upstream::Outcome::Answer { answer, born } => {
+                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime, since: 0 };
+                Outcome::Answer { entry, fresh: true }
+            }
+            upstream::Outcome::Rcode(rcode) => Outcome::Rcode(rcode),
+            upstream::Outcome::ServFail | upstream::Outcome::NoAnswer => Outcome::Failed,
+            upstream::Outcome::Overload => Outcome::Refused,
         }
     }
 
@@ -268,25 +322,67 @@ impl Core {
 impl Flight {
     fn new(trace: Option<TraceContext>, refreshes: Option<Moment>) -> Self {
         Self {
-            outcome: OnceLock::new(),
-            landed: Notify::new(),
+            waiting: Mutex::default(),
             since: AtomicU64::new(NOT_FETCHING),
             refreshes,
-            waiters: AtomicUsize::new(0),
             trace,
             holders: Mutex::default(),
         }
     }
 
-    /// Tells everybody who waits. The first outcome stays.
-    fn land(&self, outcome: Outcome) {
-        let _one_is_there_already = self.outcome.set(outcome);
-        self.landed.notify_waiters();
+    /// Adds somebody who waits, unless there is something for him already, or too many wait.
+    fn join(&self, waiter: Waiter) -> Result<(), (Waiter, Outcome)> {
+        let mut waiting = self.waiting();
+        if let Some(outcome) = &waiting.meanwhile {
+            return Err((waiter, outcome.clone()));
+        }
+        if waiting.waiters.len() >= WAITERS_MAX {
+            return Err((waiter, Outcome::Refused));
+        }
+        waiting.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// Tells everybody who waits, and those who come from now on.
+    fn meanwhile(&self, core: &Core, key: &Key, outcome: Outcome) {
+        let waiters = {
+            let mut waiting = self.waiting();
+            waiting.meanwhile = Some(outcome.clone());
+            std::mem::take(&mut waiting.waiters)
+        };
+        self.tell(core, key, waiters, outcome);
+    }
+
+    /// Tells everybody who waits. Nobody comes any more.
+    fn land(&self, core: &Core, key: &Key, outcome: Outcome) {
+        let waiters = std::mem::take(&mut self.waiting().waiters);
+        self.tell(core, key, waiters, outcome);
+    }
+
+    fn tell(&self, core: &Core, key: &Key, mut waiters: Vec<Waiter>, outcome: Outcome) {
+        // The one whose query began it waited for what others did, too.
+        let began = waiters.iter_mut().filter_map(|waiter| waiter.span.as_mut());
+        if let Some(span) = began.into_iter().find(|span| Some(span.context()) == self.trace) {
+            for holder in &*self.holders() {
+                span.link(holder);
+            }
+        }
+        let last = waiters.pop();
+        for waiter in waiters {
+            core.tell(key, waiter, outcome.clone());
+        }
+        if let Some(last) = last {
+            core.tell(key, last, outcome);
+        }
     }
 
     /// Whether there is a client.
     fn is_waited_for(&self) -> bool {
-        self.waiters.load(Ordering::Relaxed) > 0
+        !self.waiting().waiters.is_empty()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another replica's query, with this span, holds the lease.
@@ -304,11 +400,11 @@ impl Flight {
 
 enum Boarding {
     /// Nothing to wait for.
-    Over(Outcome),
+    Over(Waiter, Outcome),
     /// Somebody is fetching it.
-    Join(Seat),
+    Waits,
     /// Nobody is; with the failure of this process that is still remembered.
-    Begin(Arc<Flight>, Seat, Option<Failed>),
+    Begin(Arc<Flight>, Option<Failed>),
 }
 
 /// What this process found out a moment ago: no upstream answered, or all did with this return code.
@@ -321,44 +417,10 @@ impl From<Failed> for Outcome {
     }
 }
 
-/// A place among those who wait for a flight.
-struct Seat {
-    flight: Arc<Flight>,
-}
-
-impl Seat {
-    fn take(flight: &Arc<Flight>) -> Option<Self> {
-        if flight.waiters.fetch_add(1, Ordering::Relaxed) >= WAITERS_MAX {
-            flight.waiters.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self { flight: Arc::clone(flight) })
-    }
-
-    async fn landing(self) -> Outcome {
-        let mut landed = pin!(self.flight.landed.notified());
-        loop {
-            // Registered before the look, so that a landing in between is not missed.
-            landed.as_mut().enable();
-            if let Some(outcome) = self.flight.outcome.get() {
-                return outcome.clone();
-            }
-            landed.as_mut().await;
-            landed.set(self.flight.landed.notified());
-        }
-    }
-}
-
 /// Tells the agent how the upstreams are, until `stop` is cancelled.
 async fn report_upstreams(core: Arc<Core>, agent: Arc<Agent>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(REPORT_EVERY)).await.is_some() {
         agent.tell_upstreams(core.upstreams.all_failing());
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.flight.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -389,56 +451,44 @@ impl Resolver {
 
     /// Finds the answer to `key`.
     pub async fn resolve(&self, key: &Key) -> Outcome {
-        let mut span = self.core.tracer.root("dns.query");
-        let mut outcome = self.find(key, span.as_mut()).await;
-        if outcome.is_failure() && key.qclass() == class::IN {
-            // Whatever stood in the way: a full limit, a failure that is remembered.
-            outcome = self.core.stale(key, Moment::now()).unwrap_or(outcome);
-        }
-        if let Some(span) = &mut span {
-            span.attribute("dns.question.type", i64::from(key.qtype()));
-            span.attribute("heimdall.outcome", outcome.as_str());
-        }
-        outcome
+        let (answered, answer) = oneshot::channel();
+        self.ask(key, move |outcome| {
+            // Whoever is gone needs no answer.
+            let _ = answered.send(outcome);
+        });
+        answer.await.unwrap_or(Outcome::Failed)
     }
 
-    async fn find(&self, key: &Key, span: Option<&mut Span>) -> Outcome {
-        let trace = span.as_ref().map(|span| span.context());
+    /// Begins to find the answer to `key`. `answered` is called with it once, at once or later and then by any thread: it must only
+    /// pass it on.
+    pub fn ask(&self, key: &Key, answered: impl FnOnce(Outcome) + Send + 'static) {
+        let waiter = Waiter { span: self.core.tracer.root("dns.query"), answered: Box::new(answered) };
         // Other classes are forwarded and neither kept nor shared: their few queries need no machinery.
         if key.qclass() != class::IN {
-            // Boxed: no other query's task must have room for it.
-            return Box::pin(self.ask_alone(key, trace)).await;
+            let (core, key) = (Arc::clone(&self.core), key.clone());
+            self.flights.spawn(async move {
+                let trace = waiter.span.as_ref().map(Span::context);
+                let outcome = core.ask_alone(&key, trace).await;
+                core.tell(&key, waiter, outcome);
+            });
+            return;
         }
-        let seat = match self.core.board(key, trace, Moment::now()) {
-            Boarding::Over(outcome) => {
+        match self.core.board(key, waiter, Moment::now()) {
+            Boarding::Over(waiter, outcome) => {
                 match outcome {
                     Outcome::Refused => self.core.metrics.outcome(MissOutcome::refused),
                     Outcome::Failed => self.core.metrics.outcome(MissOutcome::remembered),
                     // L1 had it by now.
                     Outcome::Answer { .. } | Outcome::Stale(_) | Outcome::Rcode(_) => {}
                 }
-                return outcome;
+                self.core.tell(key, waiter, outcome);
             }
-            Boarding::Join(seat) => {
-                if let (Some(span), Some(fetching)) = (span, &seat.flight.trace) {
-                    span.link(fetching);
-                }
-                return seat.landing().await;
-            }
-            Boarding::Begin(flight, seat, failed) => {
+            Boarding::Waits => {}
+            Boarding::Begin(flight, failed) => {
                 let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
                 self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, failed));
-                seat
-            }
-        };
-        let flight = Arc::clone(&seat.flight);
-        let outcome = seat.landing().await;
-        if let Some(span) = span {
-            for holder in &*flight.holders() {
-                span.link(holder);
             }
         }
-        outcome
     }
 
     /// Waits for the flights that this worker began, then lets what they published leave and closes the link.
@@ -448,19 +498,6 @@ impl Resolver {
         self.stop.cancel();
         self.link.close();
         self.link.wait().await;
-    }
-
-    async fn ask_alone(&self, key: &Key, trace: Option<TraceContext>) -> Outcome {
-        let deadline = Instant::now() + self.core.budget;
-        match self.core.upstreams.resolve(key, deadline, trace, || {}).await.outcome {
-            upstream::Outcome::Answer { answer, born } => {
-                let entry = Entry { packet: answer.packet, born, lifetime: answer.lifetime, since: 0 };
-                Outcome::Answer { entry, fresh: true }
-            }
-            upstream::Outcome::Rcode(rcode) => Outcome::Rcode(rcode),
-            upstream::Outcome::ServFail | upstream::Outcome::NoAnswer => Outcome::Failed,
-            upstream::Outcome::Overload => Outcome::Refused,
-        }
     }
 }
 

@@ -139,15 +139,6 @@ impl Replies {
         self.slots.clear();
     }
 
-    /// Copies a reply, the one to as many datagrams as there are replies before it, into the next buffer; what does not fit is
-    /// cut.
-    pub(super) fn push_copy(&mut self, reply: &[u8]) {
-        let out = self.next_mut();
-        let length = reply.len().min(out.len());
-        out[..length].copy_from_slice(&reply[..length]);
-        self.push(length, self.len());
-    }
-
     /// Takes the next buffer as filled with `length` octets for the sender of datagram `to`.
     #[inline]
     pub(super) fn push(&mut self, length: usize, to: usize) {

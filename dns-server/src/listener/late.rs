@@ -1,72 +1,60 @@
-//! Replies to misses on their way to their socket's loop, which sends all that are ready with one system call.
+//! Answers to misses on their way to their socket's loop, which writes the replies and sends all that are ready with one system call.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use tokio::net::UdpSocket;
-
 use super::mmsg::Address;
+use crate::answer::Outcome;
+use crate::worker::{Miss, Place};
 
-/// Replies that may wait for the loop: more than the misses that a worker lets in at a time, so that none is dropped unless
-/// the loop is held up by a full send buffer, where a datagram would be lost anyway.
-const LATE_MAX: usize = 8_192;
-
-/// The way from the tasks of misses to one socket.
+/// A datagram that the cache could not answer. There are as many as there are places for misses.
 #[derive(Debug)]
-pub(crate) struct Late {
-    socket: Rc<UdpSocket>,
-    state: RefCell<State>,
+pub(crate) struct LateQuery {
+    /// What is asked.
+    pub(crate) miss: Miss,
+    /// Who asks.
+    pub(crate) peer: Address,
+    /// Its place among the misses of its worker.
+    pub(crate) _place: Place,
 }
 
-#[derive(Debug)]
+/// The way from whoever has an answer, on any thread, to one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Late(Mutex<State>);
+
+#[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(Vec<u8>, Address)>,
+    answered: VecDeque<(LateQuery, Outcome)>,
+    /// Queries that were not taken from here yet.
+    under_way: usize,
     waker: Option<Waker>,
-    /// The loop has ended: whoever is later still sends by himself.
-    closed: bool,
 }
-
-/// A reply was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotSent;
 
 impl Late {
-    /// Nothing waits to be sent over `socket`.
-    pub(crate) const fn new(socket: Rc<UdpSocket>) -> Self {
-        Self { socket, state: RefCell::new(State { waiting: VecDeque::new(), waker: None, closed: false }) }
+    /// A query is on its way: [`Late::answered`] must follow.
+    pub(crate) fn begin(&self) {
+        self.state().under_way += 1;
     }
 
-    /// Sends a reply with the next ones.
-    ///
-    /// # Errors
-    /// [`NotSent`] when too many wait already, or the system did not take it.
-    pub(crate) async fn send(&self, reply: Vec<u8>, peer: Address) -> Result<(), NotSent> {
-        {
-            let mut state = self.state.borrow_mut();
-            if !state.closed {
-                if state.waiting.len() >= LATE_MAX {
-                    return Err(NotSent);
-                }
-                state.waiting.push_back((reply, peer));
-                if let Some(waker) = state.waker.take() {
-                    waker.wake();
-                }
-                return Ok(());
-            }
+    /// Here is its answer.
+    pub(crate) fn answered(&self, query: LateQuery, outcome: Outcome) {
+        let waker = {
+            let mut state = self.state();
+            state.answered.push_back((query, outcome));
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
-        let peer = peer.socket().ok_or(NotSent)?;
-        // Boxed: nearly no miss must have room for it.
-        Box::pin(self.socket.send_to(&reply, peer)).await.map(drop).map_err(|_| NotSent)
     }
 
-    /// Resolves when there is a reply to send.
+    /// Resolves when there is an answer to send.
     pub(super) async fn ready(&self) {
         poll_fn(|context| {
-            let mut state = self.state.borrow_mut();
-            if !state.waiting.is_empty() {
+            let mut state = self.state();
+            if !state.answered.is_empty() {
                 return Poll::Ready(());
             }
             match &mut state.waker {
@@ -78,55 +66,64 @@ impl Late {
         .await;
     }
 
-    /// The oldest reply that waits.
-    pub(super) fn take(&self) -> Option<(Vec<u8>, Address)> {
-        self.state.borrow_mut().waiting.pop_front()
+    /// The oldest answer.
+    pub(super) fn take(&self) -> Option<(LateQuery, Outcome)> {
+        let mut state = self.state();
+        let taken = state.answered.pop_front()?;
+        state.under_way -= 1;
+        Some(taken)
     }
 
-    /// Nobody sends what waits from now on but those who bring it.
-    pub(super) fn close(&self) {
-        self.state.borrow_mut().closed = true;
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().under_way == 0
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket as StdSocket;
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
-    use futures_util::FutureExt as _;
+    use crate::query::{KeyBuf, Query};
 
-    fn late() -> (Late, Address) {
-        let socket = StdSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let std::net::SocketAddr::V4(address) = socket.local_addr().unwrap() else {
-            unreachable!("it was bound to IPv4")
-        };
-        (Late::new(Rc::new(UdpSocket::from_std(socket).unwrap())), Address::v4(address))
+    /// A query with that ID for `a.` A IN.
+    fn query(id: u8, places: &TaskTracker) -> LateQuery {
+        let packet = [0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+        let mut key = KeyBuf::new();
+        let query = Query::parse(&packet, &mut key).unwrap();
+        LateQuery { miss: Miss::new(&query, &key).unwrap(), peer: Address::default(), _place: places.token() }
     }
 
     #[tokio::test]
-    async fn what_is_ready_waits_for_the_loop_in_order_and_within_bounds() {
-        let (late, peer) = late();
-        assert!(late.ready().now_or_never().is_none());
-        for number in 0..LATE_MAX {
-            assert_eq!(late.send(number.to_be_bytes().to_vec(), peer).await, Ok(()));
+    async fn what_is_answered_on_any_thread_waits_for_the_loop_in_order() {
+        let (late, places) = (Arc::new(Late::default()), TaskTracker::new());
+        assert!(late.ready().now_or_never().is_none() && late.is_empty());
+        for _ in 0..2 {
+            late.begin();
         }
-        late.ready().await;
-        assert_eq!(late.send(Vec::new(), peer).await, Err(NotSent));
-        for number in 0..LATE_MAX {
-            assert_eq!(late.take().unwrap().0, number.to_be_bytes());
+        let (other, query_1) = (Arc::clone(&late), query(1, &places));
+        let waits = tokio::spawn({
+            let late = Arc::clone(&late);
+            async move { late.ready().await }
+        });
+        tokio::task::yield_now().await;
+        std::thread::spawn(move || other.answered(query_1, Outcome::Failed)).join().unwrap();
+        waits.await.unwrap();
+        late.answered(query(2, &places), Outcome::Refused);
+        for (id, outcome) in [(1, Outcome::Failed), (2, Outcome::Refused)] {
+            assert!(!late.is_empty());
+            let (query, answer) = late.take().unwrap();
+            assert_eq!((query.miss.query().head.id, answer), (id, outcome));
         }
-        assert!(late.take().is_none());
-    }
-
-    #[tokio::test]
-    async fn whoever_comes_after_the_loop_sends_by_himself() {
-        let (late, own) = late();
-        late.close();
-        assert_eq!(late.send(b"last".to_vec(), own).await, Ok(()));
-        let mut buffer = [0; 8];
-        assert_eq!(late.socket.recv(&mut buffer).await.unwrap(), 4);
-        assert_eq!(&buffer[..4], b"last");
+        assert!(late.take().is_none() && late.is_empty());
+        assert_eq!(places.len(), 0, "a place is free when its reply is written");
     }
 }

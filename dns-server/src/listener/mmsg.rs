@@ -6,11 +6,10 @@
 
 #![allow(unsafe_code)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::libc::{self, AF_INET, AF_INET6, MSG_DONTWAIT, iovec, mmsghdr, sockaddr_in6};
+use nix::libc::{self, MSG_DONTWAIT, iovec, mmsghdr, sockaddr_in6};
 
 use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
 
@@ -18,7 +17,7 @@ use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
 const ADDRESS_MAX: usize = size_of::<sockaddr_in6>();
 
 /// A socket address as the kernel writes and reads it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Address([u8; ADDRESS_MAX]);
 
 /// What the system calls are told about each datagram.
@@ -123,10 +122,17 @@ impl Mail {
     }
 }
 
-impl Address {
-    /// The address as everybody else wants it.
-    pub(super) fn socket(self) -> Option<SocketAddr> {
-        let octets = &self.0;
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use nix::libc::{AF_INET, AF_INET6};
+
+    use super::*;
+
+    /// An address as everybody else wants it.
+    fn socket(Address(octets): Address) -> Option<SocketAddr> {
         let field = |at: usize| -> Option<[u8; 4]> { octets.get(at..)?.first_chunk().copied() };
         let [f0, f1, p0, p1] = field(0)?;
         let port = u16::from_be_bytes([p0, p1]);
@@ -142,24 +148,6 @@ impl Address {
         }
     }
 
-    /// An address of IPv4.
-    #[cfg(test)]
-    pub(super) fn v4(address: SocketAddrV4) -> Self {
-        let mut octets = [0; ADDRESS_MAX];
-        octets[..2].copy_from_slice(&(AF_INET as u16).to_ne_bytes());
-        octets[2..4].copy_from_slice(&address.port().to_be_bytes());
-        octets[4..8].copy_from_slice(&address.ip().octets());
-        Self(octets)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::UdpSocket;
-    use std::os::fd::AsFd;
-
-    use super::*;
-
     /// Loopback of both families; not every machine has IPv6.
     fn hosts() -> impl Iterator<Item = &'static str> {
         ["127.0.0.1", "::1"].into_iter().filter(|&host| host != "::1" || UdpSocket::bind((host, 0)).is_ok())
@@ -173,7 +161,7 @@ mod tests {
     }
 
     fn sender(mail: &Mail, index: usize) -> Option<SocketAddr> {
-        mail.sender(index)?.socket()
+        socket(mail.sender(index)?)
     }
 
     fn reply(replies: &mut Replies, octets: &[u8], to: usize) {
@@ -185,17 +173,16 @@ mod tests {
     fn addresses_are_read_as_the_kernel_writes_them() {
         let family = |family: i32| (family as u16).to_ne_bytes();
         let mut octets = [0; ADDRESS_MAX];
-        assert_eq!(Address(octets).socket(), None);
+        assert_eq!(socket(Address(octets)), None);
         octets[..2].copy_from_slice(&family(AF_INET));
         octets[2..8].copy_from_slice(&[0x14, 0xE9, 192, 0, 2, 1]);
-        assert_eq!(Address(octets).socket(), "192.0.2.1:5353".parse().ok());
-        assert_eq!(Address::v4("192.0.2.1:5353".parse().unwrap()).0, octets);
+        assert_eq!(socket(Address(octets)), "192.0.2.1:5353".parse().ok());
         octets[..2].copy_from_slice(&family(AF_INET6));
         octets[4..8].fill(0);
         octets[8..12].copy_from_slice(&[0xFE, 0x80, 0, 0]);
         octets[23] = 7;
         octets[24..28].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(Address(octets).socket(), "[fe80::7%3]:5353".parse().ok());
+        assert_eq!(socket(Address(octets)), "[fe80::7%3]:5353".parse().ok());
     }
 
     #[test]
@@ -245,7 +232,7 @@ mod tests {
             replies.clear();
             for (index, to) in to.into_iter().enumerate() {
                 mail.set_sender(index, to);
-                replies.push_copy(&[index as u8]);
+                reply(&mut replies, &[index as u8], index);
             }
             assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(2));
             assert_eq!((heard(&other), heard(&client)), (vec![0], vec![1]));

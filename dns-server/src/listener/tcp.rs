@@ -163,7 +163,7 @@ async fn read(
             }
             continue;
         };
-        let Some(task) = worker.miss() else {
+        let Some(place) = worker.place() else {
             // Over TCP nobody retransmits: the client must hear that this one was dropped.
             append(&mut ready, SHORT_MAX, |out| reply::overloaded(&miss.query(), out));
             continue;
@@ -173,11 +173,11 @@ async fn read(
         }
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
         let (replies, own) = (replies.clone(), Rc::clone(worker));
-        task.spawn_local(async move {
-            let frame = own.answer(&miss, reply::TCP_LIMIT, LENGTH).await;
+        tokio::task::spawn_local(async move {
+            let frame = own.answer_over_tcp(&miss, LENGTH).await;
             // A client that went away needs no answer.
             let _ = replies.send(with_length(frame)).await;
-            drop(permit);
+            drop((permit, place));
         });
     }
 }

@@ -1,9 +1,10 @@
-//! One UDP socket of one worker: batches in, hits out in the same turn, misses to tasks of their own.
+//! One UDP socket of one worker: batches in, hits out in the same turn, misses when they are answered.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
@@ -43,7 +44,7 @@ struct Loop {
     address: SocketAddr,
     socket: Rc<UdpSocket>,
     worker: Rc<Worker>,
-    late: Rc<Late>,
+    late: Arc<Late>,
     batch: Batch,
     mail: Mail,
     room: usize,
@@ -54,14 +55,14 @@ struct Loop {
 impl Loop {
     fn new(socket: Rc<UdpSocket>, worker: Rc<Worker>, address: SocketAddr) -> Self {
         let batch = Batch::new(worker.desk.ahead);
-        let late = Rc::new(Late::new(Rc::clone(&socket)));
+        let late = Arc::default();
         Self { address, socket, worker, late, batch, mail: Mail::new(), room: LEAST_ROOM, was_full: false }
     }
 
     async fn run(mut self, stop: &CancellationToken) {
         let mut rounds = 0;
         loop {
-            let late = Rc::clone(&self.late);
+            let late = Arc::clone(&self.late);
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -99,21 +100,25 @@ impl Loop {
             }
             self.answer().await;
         }
-        self.late.close();
-        while self.send_late().await > 0 {}
+        // Nobody else would send what is still being asked for. It takes as long as a query may.
+        while !self.late.is_empty() {
+            self.late.ready().await;
+            self.send_late().await;
+        }
     }
 
-    /// Sends a batch of replies to misses, and gives their number.
-    async fn send_late(&mut self) -> usize {
+    /// Sends a batch of replies to misses.
+    async fn send_late(&mut self) {
         self.batch.replies.clear();
         while self.batch.replies.len() < BATCH {
-            let Some((reply, to)) = self.late.take() else { break };
+            let Some((query, outcome)) = self.late.take() else { break };
             // What was received last is answered: its senders' places are free.
-            self.mail.set_sender(self.batch.replies.len(), to);
-            self.batch.replies.push_copy(&reply);
+            let nth = self.batch.replies.len();
+            self.mail.set_sender(nth, query.peer);
+            let length = self.worker.reply_over_udp(&query.miss, outcome, self.batch.replies.next_mut());
+            self.batch.replies.push(length, nth);
         }
         self.send_replies().await;
-        self.batch.replies.len()
     }
 
     /// Waits for at least one datagram.
@@ -131,7 +136,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Sends what the cache has, and begins a task for each miss.
+    /// Sends what the cache has, and asks for what it has not.
     async fn answer(&mut self) {
         let worker = Rc::clone(&self.worker);
         let misses = self.batch.answer(Moment::now(), &worker.desk.cache, &worker.desk.tallies);
