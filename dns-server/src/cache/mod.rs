@@ -267,16 +267,26 @@ impl<S: BuildHasher> Cache<S> {
     }
 
     fn lookup_hashed(&self, hash: u64, key: &[u8]) -> Option<(Found<'_>, Ready)> {
-        // An entry may be moved away under the first look.
-        (0..LOOKS).find_map(|_| {
-            let found = self.index.cells(hash).map(|(cell, slot)| Found { cell, slot });
-            let mut copies = found.filter_map(|found| {
-                let (edition, number, stored) = self.open(found)?;
-                let ready = Ready::copy_of(stored);
-                edition.is_still(number).then_some((found, ready))
-            });
-            copies.find(|(_, ready)| ready.key() == key)
-        })
+        for _ in 0..LOOKS {
+            let mut moved = false;
+            for (cell, slot) in self.index.cells(hash) {
+                let found = Found { cell, slot };
+                let copy = self.open(found).and_then(|(edition, number, stored)| {
+                    let ready = Ready::copy_of(stored);
+                    edition.is_still(number).then_some(ready)
+                });
+                match copy {
+                    Some(ready) if ready.key() == key => return Some((found, ready)),
+                    Some(_) => {}
+                    // Its slot, which stays where it is, says by now where to.
+                    None => moved = true,
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        None
     }
 
     /// The same of a key that does not stand in whole pieces.
