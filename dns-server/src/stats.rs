@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::metrics::{Metrics, MissOutcome, OutcomeLabel};
+use crate::metrics::{Metrics, MissOutcome};
 
 /// A snapshot of the process's counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,10 +46,7 @@ impl Stats {
     pub fn read(metrics: &Metrics) -> Self {
         let answered = metrics.sum(|worker| &worker.answered);
         let resolutions = metrics.upstream.resolutions();
-        let outcomes = MissOutcome::ALL.map(|outcome| {
-            let count = metrics.miss_outcome.get_or_create(&OutcomeLabel { outcome }).get();
-            (outcome.as_str(), count)
-        });
+        let outcomes = MissOutcome::ALL.map(|outcome| (outcome.as_str(), metrics.outcome_count(outcome)));
         Self {
             queries: metrics.sum(|worker| &worker.udp_queries) + metrics.sum(|worker| &worker.tcp_queries),
             l1_hits: metrics.sum(|worker| &worker.l1_hits),

@@ -2,6 +2,7 @@
 
 mod batch;
 mod direct;
+mod names;
 mod octets;
 mod purges;
 

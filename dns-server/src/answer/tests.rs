@@ -71,7 +71,7 @@ impl Server {
     }
 
     fn count(&self, outcome: MissOutcome) -> u64 {
-        self.metrics.miss_outcome.get_or_create(&crate::metrics::OutcomeLabel { outcome }).get()
+        self.metrics.outcome_count(outcome)
     }
 
     fn is_cached(&self) -> bool {

@@ -45,6 +45,26 @@ struct RoutedLabels {
     by: Routed,
 }
 
+impl Routed {
+    /// All of them, in the order of their declaration.
+    const ALL: [Self; 4] = [Self::Own, Self::Peer, Self::Nobody, Self::Limit];
+}
+
+/// One counter for each [`Routed`], which is its index: to look it up by its label would cost more than the rest of counting.
+#[derive(Debug)]
+struct RoutedCounters {
+    family: Family<RoutedLabels, Counter>,
+    counters: [Counter; Routed::ALL.len()],
+}
+
+impl Default for RoutedCounters {
+    fn default() -> Self {
+        let family = Family::<RoutedLabels, Counter>::default();
+        let counters = Routed::ALL.map(|by| family.get_or_create_owned(&RoutedLabels { by }));
+        Self { family, counters }
+    }
+}
+
 /// The unary calls of both surfaces. The data path makes none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
@@ -72,7 +92,7 @@ pub struct Metrics {
     pub store_hits: Counter,
     /// Lookups of the own dns-server that it could not answer.
     pub store_misses: Counter,
-    routed: Family<RoutedLabels, Counter>,
+    routed: RoutedCounters,
     levels: Family<LevelLabels, Counter>,
     /// Lookups of peers.
     pub peer_lookups: Counter,
@@ -143,7 +163,7 @@ pub struct Metrics {
 impl Metrics {
     /// Counts where a lookup was answered.
     pub fn routed(&self, by: Routed) {
-        self.routed.get_or_create(&RoutedLabels { by }).inc();
+        self.routed.counters[by as usize].inc();
     }
 
     /// Counts a write that asked for more than the owner's copy.
@@ -219,9 +239,32 @@ impl Metrics {
         let help = "Purges in the log; more than it has room for are replaced by one of everything";
         registry.register("purges_remembered", help, self.purges_remembered.clone());
         registry.register("node_state", "1 for the state that this replica is in", self.node_state.clone());
-        registry.register("routed", "Lookups that missed the own store, by who answered", self.routed.clone());
+        registry.register("routed", "Lookups that missed the own store, by who answered", self.routed.family.clone());
         let help = "Writes that asked for more than the owner's copy, by level and whether it was reached";
         registry.register("level_writes", help, self.levels.clone());
         registry.register("calls", "Unary calls answered, by method; the data path makes none", self.calls.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn each_way_of_a_lookup_is_counted_under_its_own_name() {
+        let metrics = Metrics::default();
+        for (times, by) in Routed::ALL.into_iter().enumerate() {
+            (0..times).for_each(|_| metrics.routed(by));
+        }
+        let mut registry = Registry::default();
+        registry.register("routed", "", metrics.routed.family.clone());
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for (times, by) in ["Own", "Peer", "Nobody", "Limit"].into_iter().enumerate() {
+            let line = format!("routed_total{{by=\"{by}\"}} {times}\n");
+            assert!(text.contains(&line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use heimdall_shared::clock::Moment;
 
 /// Leases that must run out before a member's grants stop: one or two are lost by a member in trouble.
@@ -34,7 +35,7 @@ const MEMBERS_MAX: usize = 512;
 /// How the leases of each member end.
 #[derive(Debug, Default)]
 pub struct Hoards {
-    members: HashMap<Arc<str>, Record>,
+    members: HashMap<Arc<str>, Record, RandomState>,
 }
 
 #[derive(Debug)]

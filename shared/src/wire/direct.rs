@@ -11,7 +11,7 @@ use bytes::Bytes;
 use heimdall_proto::v1 as pb;
 
 use super::octets::{Fields, Value, Writer};
-use super::{dated, entry_times, level_from_proto, level_to_proto, member_name, packet_fits};
+use super::{dated, entry_times, level_from_proto, level_to_proto, names, packet_fits};
 use crate::clock::Moment;
 use crate::entry::Entry;
 use crate::key::Key;
@@ -278,8 +278,7 @@ fn read_token(fields: Fields<'_>) -> Option<Token> {
         (token::COUNTER, Value::Number(value)) => set(&mut counter, value),
         _ => None,
     })?;
-    let granter = member_name(std::str::from_utf8(granter?).ok()?).ok()?;
-    Some(Token { granter, incarnation, counter })
+    Some(Token { granter: names::read(granter?)?, incarnation, counter })
 }
 
 /// Takes each field, until one is not taken. `None` then, and when the octets end in the middle of a field.
