@@ -64,10 +64,11 @@ impl Writer {
         let begin = self.0.len();
         write(self);
         let (varint, octets) = varint((self.0.len() - begin) as u64);
-        if octets == begin - length {
-            self.0[length..begin].copy_from_slice(&varint[..octets]);
-        } else {
-            self.0.splice(length..begin, varint[..octets].iter().copied());
+        // One or two octets, of which a call to copy them would be most of the cost.
+        match (&mut self.0[length..begin], octets) {
+            ([first], 1) => *first = varint[0],
+            ([first, second], 2) => [*first, *second] = [varint[0], varint[1]],
+            _ => drop(self.0.splice(length..begin, varint[..octets].iter().copied())),
         }
     }
 
@@ -89,7 +90,10 @@ impl Writer {
             self.0.push(value as u8);
         } else {
             let (varint, octets) = varint(value);
-            self.0.extend_from_slice(&varint[..octets]);
+            let end = self.0.len() + octets;
+            // As many as always, which are copied without a call, and then back.
+            self.0.extend_from_slice(&varint);
+            self.0.truncate(end);
         }
     }
 }
