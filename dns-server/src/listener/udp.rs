@@ -10,13 +10,14 @@ use std::time::Duration;
 use heimdall_shared::clock::Moment;
 use nix::errno::Errno;
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::batch::{BATCH, Batch};
 use super::late::Late;
 use super::mmsg::Mail;
+use crate::watched::watched;
 use crate::worker::Worker;
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
@@ -35,14 +36,14 @@ const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 /// Serves one socket until `stop`, then answers what had already arrived.
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
-    let socket = Rc::new(UdpSocket::from_std(socket)?);
+    let socket = Rc::new(watched(socket, Interest::READABLE)?);
     Loop::new(socket, worker, address).run(&stop).await;
     Ok(())
 }
 
 struct Loop {
     address: SocketAddr,
-    socket: Rc<UdpSocket>,
+    socket: Rc<AsyncFd<StdSocket>>,
     worker: Rc<Worker>,
     late: Arc<Late>,
     batch: Batch,
@@ -53,7 +54,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(socket: Rc<UdpSocket>, worker: Rc<Worker>, address: SocketAddr) -> Self {
+    fn new(socket: Rc<AsyncFd<StdSocket>>, worker: Rc<Worker>, address: SocketAddr) -> Self {
         let batch = Batch::new(worker.desk.ahead);
         let late = Arc::default();
         Self { address, socket, worker, late, batch, mail: Mail::new(), room: LEAST_ROOM, was_full: false }
@@ -78,7 +79,7 @@ impl Loop {
                     self.answer().await;
                     rounds += 1;
                     // Behind a full batch there is another one: no need to ask the runtime, which costs as much as an answer.
-                    while self.was_full && rounds < ROUNDS_PER_TURN && self.receive_now().is_ok() {
+                    while self.was_full && rounds < ROUNDS_PER_TURN && self.try_receive().is_ok() {
                         self.answer().await;
                         rounds += 1;
                     }
@@ -124,7 +125,30 @@ impl Loop {
     /// Waits for at least one datagram.
     async fn receive(&mut self) -> io::Result<()> {
         let socket = Rc::clone(&self.socket);
-        socket.async_io(Interest::READABLE, || self.receive_now().map_err(io::Error::from)).await.or_else(passing)
+        loop {
+            let _still_readable = socket.readable().await?;
+            match self.try_receive() {
+                Err(Errno::EAGAIN) => {}
+                received => return received.map_err(io::Error::from).or_else(passing),
+            }
+        }
+    }
+
+    /// Receives what is there.
+    ///
+    /// The runtime believes that there is something until it is told that there is nothing. A call that did not fill its room has emptied
+    /// the socket: it need not be followed by one that finds nothing.
+    fn try_receive(&mut self) -> Result<(), Errno> {
+        let socket = Rc::clone(&self.socket);
+        let mut received = Err(Errno::EAGAIN);
+        let _ = socket.try_io(Interest::READABLE, |_| {
+            received = self.receive_now();
+            match received {
+                Ok(()) if !self.was_full => Err(io::ErrorKind::WouldBlock.into()),
+                received => received.map_err(io::Error::from),
+            }
+        });
+        received
     }
 
     fn receive_now(&mut self) -> Result<(), Errno> {
@@ -173,10 +197,12 @@ impl Loop {
         }
     }
 
-    /// A full send buffer makes us wait, and the kernel's receive queue take up the slack.
+    /// A full send buffer makes us wait, and the kernel's receive queue take up the slack. This is rare enough for a look at the socket of
+    /// its own, of which `watched` says why.
     async fn send_when_writable(&mut self, first: usize) -> Result<usize, ()> {
-        let socket = Rc::clone(&self.socket);
-        socket.async_io(Interest::WRITABLE, || self.send_from(first).map_err(io::Error::from)).await.map_err(drop)
+        let socket = self.socket.get_ref().try_clone().and_then(|socket| watched(socket, Interest::WRITABLE));
+        let socket = socket.map_err(drop)?;
+        socket.async_io(Interest::WRITABLE, |_| self.send_from(first).map_err(io::Error::from)).await.map_err(drop)
     }
 
     fn send_from(&mut self, first: usize) -> Result<usize, Errno> {

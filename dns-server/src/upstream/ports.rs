@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::watched::watched;
+
 /// Ports that a query may leave from: all but those that need a privilege (RFC 5452 9.2 asks for "as large a range as
 /// possible"). The kernel's own ephemeral range holds half of them or less.
 const USABLE: RangeInclusive<u16> = 1_024..=u16::MAX;
@@ -43,7 +45,7 @@ impl Ports {
                 Ok(socket) => {
                     socket.set_nonblocking(true)?;
                     socket.connect(server)?;
-                    return watched(socket);
+                    return watched(socket, Interest::READABLE);
                 }
                 // Taken, or held back by the machine's configuration: another draw.
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
@@ -54,14 +56,6 @@ impl Ports {
         }
         Err(last)
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe: it asks for a descriptor that stays the same, and this socket's does"
-)]
-fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 #[cfg(test)]
