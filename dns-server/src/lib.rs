@@ -24,7 +24,6 @@ pub mod reply;
 pub mod silence;
 pub mod stats;
 pub mod upstream;
-mod watched;
 mod worker;
 
 pub use self::app::{App, Running};

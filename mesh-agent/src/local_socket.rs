@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use heimdall_shared::watched::LocalConnection;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -119,7 +120,7 @@ pub struct LocalSocketMetrics {
 }
 
 /// A connection from a caller that may use the socket.
-pub type LocalStream = Seated<UnixStream, UdsConnectInfo>;
+pub type LocalStream = Seated<LocalConnection, UdsConnectInfo>;
 
 impl Allowed {
     /// The agent's own user, root, and the agent's own group.
@@ -266,7 +267,16 @@ impl Door {
             return None;
         };
         let caller = stream.connect_info();
-        Some(Seated::new(stream, caller, place))
+        match LocalConnection::new(stream) {
+            Ok(stream) => Some(Seated::new(stream, caller, place)),
+            Err(error) => {
+                self.metrics.accept_errors.inc();
+                if let Some(suppressed) = self.log.allow() {
+                    warn!(%error, suppressed, "cannot watch a local connection, closing it");
+                }
+                None
+            }
+        }
     }
 }
 

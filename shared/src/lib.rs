@@ -7,6 +7,7 @@
 //! * the shell of a process: [`config`], [`drain`], [`admin`], [`telemetry`] with [`trace`]
 //! * [`purge`]: what is to be forgotten, and who has forgotten it
 //! * [`breaker`]: when to stop asking somebody who does not answer (pure)
+//! * [`watched`]: sockets that wake whoever waits for them, and nobody else
 
 pub mod admin;
 pub mod breaker;
@@ -21,4 +22,5 @@ pub mod purge;
 pub mod telemetry;
 pub mod token;
 pub mod trace;
+pub mod watched;
 pub mod wire;

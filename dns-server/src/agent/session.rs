@@ -11,6 +11,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{
     BATCH_BYTES_MAX, H2_WINDOW, Hello, Link, Message, PROTOCOL_VERSION, Reply, Requests, Side,
 };
+use heimdall_shared::watched::LocalConnection;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -105,7 +106,7 @@ impl Agent {
         let opening = async {
             let connect = service_fn(move |_: Uri| {
                 let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+                async move { UnixStream::connect(socket).await.and_then(LocalConnection::new).map(TokioIo::new) }
             });
             let channel = Endpoint::from_static("http://agent.local")
                 .initial_stream_window_size(H2_WINDOW)

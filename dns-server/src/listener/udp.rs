@@ -17,8 +17,8 @@ use tracing::warn;
 use super::batch::{BATCH, Batch};
 use super::late::Late;
 use super::mmsg::Mail;
-use crate::watched::watched;
 use crate::worker::Worker;
+use heimdall_shared::watched::watched;
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
 const ROUNDS_PER_TURN: u32 = 16;

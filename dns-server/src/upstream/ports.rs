@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::watched::watched;
+use heimdall_shared::watched::watched;
 
 /// Ports that a query may leave from: all but those that need a privilege (RFC 5452 9.2 asks for "as large a range as
 /// possible"). The kernel's own ephemeral range holds half of them or less.
