@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::query::{Head, KeyBuf, Query};
 use crate::reply::{self, Ede, SHORT_MAX, TCP_LIMIT};
 
-/// Misses in flight per worker. Each holds some 6 KiB with its flight; beyond it datagrams are dropped
+/// Misses in flight per worker. Each holds less than 6 KiB with its flight; beyond it datagrams are dropped
 /// (their clients ask again), so that a flood of new names costs memory within bounds and no hit waits behind it.
 const MISSES_MAX: usize = 4_096;
 

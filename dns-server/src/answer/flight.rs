@@ -21,7 +21,8 @@ use tracing::debug;
 
 use super::life::{Action, Life, Memory};
 use super::second_best::SecondBest;
-use super::{Core, Failed, Flight, Outcome};
+use super::waiting::Flight;
+use super::{Core, Failed, Outcome};
 use crate::agent::{Conversation, Lease, Mesh, Silence, Word};
 use crate::metrics::MissOutcome;
 use crate::upstream;

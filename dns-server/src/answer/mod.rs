@@ -13,10 +13,10 @@ mod flight;
 mod life;
 mod sample;
 mod second_best;
+mod waiting;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::dns::rr::class;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::telemetry::{Span, Tracer};
+use heimdall_shared::telemetry::Tracer;
 use heimdall_shared::trace::TraceContext;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ use crate::metrics::{Metrics, MissOutcome};
 use crate::purge::Purges;
 use crate::upstream::{self, Upstreams};
 
+use self::waiting::{Flight, Waiter};
+
 /// Flights of this process. Each holds some 4 KiB; a client that goes away leaves its flight, so this is more than the
 /// misses that workers let in. Beyond it a query fails at once.
 const FLIGHTS_MAX: usize = 16_384;
@@ -49,15 +51,6 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Refreshes under way in this process: what a few hundred popular names that end in the same second need. Beyond it they end,
 /// and the next client waits.
 const REFRESHES_MAX: usize = 256;
-
-/// Clients that wait for one flight: a storm on one name must not fill the process. Beyond it a query fails at once.
-const WAITERS_MAX: usize = 4_096;
-
-/// The position of a flight that has asked no upstream: whatever it brings is judged by where it comes from.
-const NOT_FETCHING: u64 = u64::MAX;
-
-/// Holders that one flight's span links to: leases that were lost one after the other within its time.
-const HOLDERS_MAX: usize = 8;
 
 /// What a miss ends in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,42 +126,6 @@ pub struct Core {
     failures: Mutex<Failures>,
 }
 
-/// A key that is being fetched.
-#[derive(Debug)]
-struct Flight {
-    waiting: Mutex<Waiting>,
-    /// The purges that were applied when it asked the upstreams; none later than [`NOT_FETCHING`] while it has not.
-    since: AtomicU64,
-    /// When the entry was born that this flight is to replace, while that still lives.
-    refreshes: Option<Moment>,
-    /// The span of the query that began it.
-    trace: Option<TraceContext>,
-    /// Spans of other replicas that it waited for.
-    holders: Mutex<Vec<TraceContext>>,
-}
-
-/// Who waits for a flight.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// What those get who come before the flight has landed: a stale answer, for which its first clients have waited long enough.
-    meanwhile: Option<Outcome>,
-    waiters: Vec<Waiter>,
-}
-
-/// Somebody who waits for an answer.
-struct Waiter {
-    /// The span of the query.
-    span: Option<Span>,
-    /// Called once, by whoever has the answer: it must only pass it on.
-    answered: Box<dyn FnOnce(Outcome) + Send>,
-}
-
-impl fmt::Debug for Waiter {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Waiter").finish_non_exhaustive()
-    }
-}
-
 /// Answers the misses of one worker.
 #[derive(Debug)]
 pub struct Resolver {
@@ -230,7 +187,7 @@ impl Core {
         }
         self.refreshing.fetch_add(1, Ordering::Relaxed);
         self.metrics.refreshes.inc();
-        let flight = Arc::new(Flight::new(None, Some(born)));
+        let flight = Arc::new(Flight::refresh(born));
         flights.insert(key.clone(), Arc::clone(&flight));
         Some(flight)
     }
@@ -240,10 +197,8 @@ impl Core {
         let mut flights = self.flights();
         // A refresh is nothing to wait for while what it is to replace still lives.
         let waits = |flight: &&Arc<Flight>| flight.refreshes.is_none() || self.cache.get(key.as_bytes(), now).is_none();
-        // What began to be fetched before a purge is for those who asked before it.
         let newest = self.purges.ledger().newest(key);
-        let sound =
-            |flight: &&Arc<Flight>| newest.is_none_or(|(purged, _)| flight.since.load(Ordering::Relaxed) >= purged);
+        let sound = |flight: &&Arc<Flight>| newest.is_none_or(|(purged, _)| flight.is_since(purged));
         if let Some((_, arrived)) = newest {
             self.failures().forget_before(key, arrived);
         }
@@ -274,12 +229,9 @@ impl Core {
         if flights.len() >= FLIGHTS_MAX {
             return Boarding::Over(waiter, Outcome::Refused);
         }
-        let flight = Arc::new(Flight::new(waiter.span.as_ref().map(Span::context), None));
+        let flight = Arc::new(Flight::of(waiter));
         flights.insert(key.clone(), Arc::clone(&flight));
-        match flight.join(waiter) {
-            Ok(()) => Boarding::Begin(flight, failed),
-            Err((waiter, outcome)) => Boarding::Over(waiter, outcome),
-        }
+        Boarding::Begin(flight, failed)
     }
 
     /// Tells one who waits; that it failed only where there is nothing better.
@@ -316,85 +268,6 @@ impl Core {
 
     fn failures(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Flight {
-    fn new(trace: Option<TraceContext>, refreshes: Option<Moment>) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            since: AtomicU64::new(NOT_FETCHING),
-            refreshes,
-            trace,
-            holders: Mutex::default(),
-        }
-    }
-
-    /// Adds somebody who waits, unless there is something for him already, or too many wait.
-    fn join(&self, waiter: Waiter) -> Result<(), (Waiter, Outcome)> {
-        let mut waiting = self.waiting();
-        if let Some(outcome) = &waiting.meanwhile {
-            return Err((waiter, outcome.clone()));
-        }
-        if waiting.waiters.len() >= WAITERS_MAX {
-            return Err((waiter, Outcome::Refused));
-        }
-        waiting.waiters.push(waiter);
-        Ok(())
-    }
-
-    /// Tells everybody who waits, and those who come from now on.
-    fn meanwhile(&self, core: &Core, key: &Key, outcome: Outcome) {
-        let waiters = {
-            let mut waiting = self.waiting();
-            waiting.meanwhile = Some(outcome.clone());
-            std::mem::take(&mut waiting.waiters)
-        };
-        self.tell(core, key, waiters, outcome);
-    }
-
-    /// Tells everybody who waits. Nobody comes any more.
-    fn land(&self, core: &Core, key: &Key, outcome: Outcome) {
-        let waiters = std::mem::take(&mut self.waiting().waiters);
-        self.tell(core, key, waiters, outcome);
-    }
-
-    fn tell(&self, core: &Core, key: &Key, mut waiters: Vec<Waiter>, outcome: Outcome) {
-        // The one whose query began it waited for what others did, too.
-        let began = waiters.iter_mut().filter_map(|waiter| waiter.span.as_mut());
-        if let Some(span) = began.into_iter().find(|span| Some(span.context()) == self.trace) {
-            for holder in &*self.holders() {
-                span.link(holder);
-            }
-        }
-        let last = waiters.pop();
-        for waiter in waiters {
-            core.tell(key, waiter, outcome.clone());
-        }
-        if let Some(last) = last {
-            core.tell(key, last, outcome);
-        }
-    }
-
-    /// Whether there is a client.
-    fn is_waited_for(&self) -> bool {
-        !self.waiting().waiters.is_empty()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Another replica's query, with this span, holds the lease.
-    fn held_by(&self, holder: TraceContext) {
-        let mut holders = self.holders();
-        if holders.len() < HOLDERS_MAX {
-            holders.push(holder);
-        }
-    }
-
-    fn holders(&self) -> MutexGuard<'_, Vec<TraceContext>> {
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -467,8 +340,7 @@ impl Resolver {
         if key.qclass() != class::IN {
             let (core, key) = (Arc::clone(&self.core), key.clone());
             self.flights.spawn(async move {
-                let trace = waiter.span.as_ref().map(Span::context);
-                let outcome = core.ask_alone(&key, trace).await;
+                let outcome = core.ask_alone(&key, waiter.context()).await;
                 core.tell(&key, waiter, outcome);
             });
             return;

@@ -186,7 +186,7 @@ async fn a_client_that_goes_away_takes_nothing_with_it() {
 async fn clients_beyond_the_limit_of_one_flight_are_refused_at_once() {
     let (upstream, mut seen, answer) = held_upstream().await;
     let server = Server::new(upstream, None, &PATIENT);
-    let clients: Vec<_> = (0..WAITERS_MAX + 5).map(|_| server.query()).collect();
+    let clients: Vec<_> = (0..waiting::WAITERS_MAX + 5).map(|_| server.query()).collect();
     seen.recv().await.unwrap();
     answer.send(()).unwrap();
     let mut refused = 0;
