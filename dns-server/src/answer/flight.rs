@@ -169,7 +169,7 @@ async fn fetch(core: &Core, mesh: &dyn Mesh, key: &Key, flight: &Arc<Flight>, fa
                     life.expired()
                 } else if second_best.due().is_some_and(|due| due <= now) {
                     if let Some(found) = second_best.look(mesh) {
-                        landing.meanwhile(found);
+                        landing.meanwhile(second_best.since(), found);
                     }
                     Vec::new()
                 } else if life.minds_silence() && silence.as_ref().is_some_and(Silence::is_spent) {
@@ -180,7 +180,7 @@ async fn fetch(core: &Core, mesh: &dyn Mesh, key: &Key, flight: &Arc<Flight>, fa
                 }
             }
             found = second_best.next() => {
-                landing.meanwhile(found);
+                landing.meanwhile(second_best.since(), found);
                 Vec::new()
             }
         };
@@ -258,8 +258,8 @@ struct Landing<'a> {
 
 impl Landing<'_> {
     /// What those get who have waited long enough, and those who come before the flight has landed.
-    fn meanwhile(&self, outcome: Outcome) {
-        self.flight.meanwhile(self.core, self.key, outcome);
+    fn meanwhile(&self, since: Position, outcome: Outcome) {
+        self.flight.meanwhile(self.core, self.key, since, outcome);
     }
 
     fn land(&mut self, outcome: Outcome) {

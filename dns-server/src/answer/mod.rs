@@ -207,7 +207,7 @@ impl Core {
                 span.link(fetching);
             }
             // Under the lock: a flight that is on the list has not landed.
-            return match flight.join(waiter) {
+            return match flight.join(waiter, newest.map(|(purged, _)| purged)) {
                 Ok(()) => Boarding::Waits,
                 Err((waiter, outcome)) => Boarding::Over(waiter, outcome),
             };

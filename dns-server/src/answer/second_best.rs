@@ -7,6 +7,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::LookupMode;
+use heimdall_shared::purge::Position;
 use tokio::time::{Instant, sleep};
 
 use super::flight::next;
@@ -19,6 +20,8 @@ pub(super) struct SecondBest<'a> {
     key: &'a Key,
     /// When those who wait have waited long enough.
     due: Instant,
+    /// The purges that were applied when it was looked for.
+    since: Position,
     state: State,
 }
 
@@ -34,7 +37,7 @@ enum State {
 impl<'a> SecondBest<'a> {
     pub(super) fn new(core: &'a Core, key: &'a Key, begun: Instant) -> Self {
         let state = if core.stale.is_on() { State::Ahead } else { State::Over };
-        Self { core, key, due: begun + core.stale.after, state }
+        Self { core, key, due: begun + core.stale.after, since: 0, state }
     }
 
     /// When it has to be looked for; `None` when it was, or never is.
@@ -45,8 +48,14 @@ impl<'a> SecondBest<'a> {
         }
     }
 
+    /// What is found is newer than these purges.
+    pub(super) const fn since(&self) -> Position {
+        self.since
+    }
+
     /// Looks for it here, and else begins to ask the mesh.
     pub(super) fn look(&mut self, mesh: &dyn Mesh) -> Option<Outcome> {
+        self.since = self.core.purges.ledger().position();
         match self.core.stale(self.key, Moment::now()) {
             // The answer that is being replaced still lives: nobody waits yet.
             Some(Outcome::Answer { .. }) => self.due = Instant::now() + self.core.stale.after,

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use heimdall_shared::dns::answer::TtlLimits;
-use heimdall_shared::link::{FailureKind, LookupMode, Message, Publish, Reply};
+use heimdall_shared::link::{Beats, FailureKind, Link, LookupMode, Message, Publish, Reply};
+use heimdall_shared::purge::{Applied, Purge, PurgeId, Purges as Said, Scope};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -559,6 +561,43 @@ async fn who_has_waited_long_enough_gets_a_dead_answer_and_the_next_one_the_new(
     .await;
     assert!(is_answer(&server.query().await.unwrap()));
     assert_eq!(server.metrics.upstream.resolutions(), 1);
+}
+
+/// Has the process forget the answer to the key, and waits until it has.
+async fn purge(server: &Server) {
+    const LINK: u64 = 1_000;
+    let ledger = server.resolver.core.purges.ledger();
+    ledger.connect(LINK, Purges::KIND, &Link::new(Moment::now(), &Beats::default()));
+    ledger.hear(LINK, &Said::Whole { position: 0, marks: Vec::new() }, Moment::now());
+    let id = PurgeId { origin: "a".into(), incarnation: 1, sequence: 1 };
+    let scope = Scope::Name { name: Bytes::copy_from_slice(scripted::key().name()), qtype: None };
+    let purge = Arc::new(Purge { id, scope, issued: Moment::now(), folds: Vec::new(), injected: None });
+    ledger.hear(LINK, &Said::Next(Applied { position: 1, purge }), Moment::now());
+    let mut changes = ledger.changes();
+    soon(async {
+        while ledger.done() < ledger.position() {
+            changes.changed().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_answer_that_was_purged_is_for_nobody_who_comes_later() {
+    let (upstream, _seen) = answering().await;
+    let stale = Stale { after: Duration::ZERO, ..STALE };
+    let (server, _agent, mut session) = linked(upstream, &Patience { stale, ..PATIENT }).await;
+    server.cache.insert_stale(&scripted::key(), &dead(), Moment::now(), STALE.limit);
+    let first = server.query();
+    let (id, _) = session.lookup().await;
+    assert!(is_stale(&first.await.unwrap()));
+    assert!(is_stale(&server.query().await.unwrap()), "while the flight waits for somebody else");
+    purge(&server).await;
+    let later = server.query();
+    tokio::task::yield_now().await;
+    assert!(!later.is_finished());
+    session.reply(id, Reply::Granted { token: token(1), takeover: false, ask_first: None });
+    assert!(is_fresh(&later.await.unwrap()));
 }
 
 #[tokio::test]

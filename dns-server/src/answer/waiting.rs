@@ -38,8 +38,9 @@ pub(super) struct Flight {
 /// Who waits for a flight.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// What those get who come before the flight has landed: a stale answer, for which its first clients have waited long enough.
-    meanwhile: Option<Outcome>,
+    /// What those get who come before the flight has landed: a stale answer, for which its first clients have waited long enough; and
+    /// the purges that were applied when it was looked for.
+    meanwhile: Option<(Position, Outcome)>,
     waiters: Vec<Waiter>,
 }
 
@@ -87,10 +88,13 @@ impl Flight {
         self.since.load(Ordering::Relaxed) >= purged
     }
 
-    /// Adds somebody who waits, unless there is something for him already, or too many wait.
-    pub(super) fn join(&self, waiter: Waiter) -> Result<(), (Waiter, Outcome)> {
+    /// Adds somebody who waits, unless there is something for him already, which the last purge of its key does not cover, or too many
+    /// wait.
+    pub(super) fn join(&self, waiter: Waiter, purged: Option<Position>) -> Result<(), (Waiter, Outcome)> {
         let mut waiting = self.waiting();
-        if let Some(outcome) = &waiting.meanwhile {
+        if let Some((since, outcome)) = &waiting.meanwhile
+            && purged.is_none_or(|purged| *since >= purged)
+        {
             return Err((waiter, outcome.clone()));
         }
         if waiting.waiters.len() >= WAITERS_MAX {
@@ -100,11 +104,11 @@ impl Flight {
         Ok(())
     }
 
-    /// Tells everybody who waits, and those who come from now on.
-    pub(super) fn meanwhile(&self, core: &Core, key: &Key, outcome: Outcome) {
+    /// Tells everybody who waits, and those who come from now on. It was looked for after the purges up to `since` were applied.
+    pub(super) fn meanwhile(&self, core: &Core, key: &Key, since: Position, outcome: Outcome) {
         let waiters = {
             let mut waiting = self.waiting();
-            waiting.meanwhile = Some(outcome.clone());
+            waiting.meanwhile = Some((since, outcome.clone()));
             std::mem::take(&mut waiting.waiters)
         };
         self.tell(core, key, waiters, outcome);
