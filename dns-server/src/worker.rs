@@ -161,13 +161,12 @@ impl Worker {
         let Ok(query) = Query::parse(packet, &mut key) else { return };
         let Some(miss) = Miss::new(&query, &key) else { return };
         let Some(place) = self.place() else { return };
-        late.begin();
         let key = miss.key.clone();
-        let (late, query) = (Arc::clone(late), LateQuery { miss, peer, _place: place });
+        let query = LateQuery::new(miss, peer, place, late);
         if query.miss.head.recursion_desired {
-            self.resolver.ask(&key, move |outcome| late.answered(query, outcome));
+            self.resolver.ask(&key, move |outcome| query.answered(outcome));
         } else {
-            late.answered(query, Outcome::Refused);
+            query.answered(Outcome::Refused);
         }
     }
 

@@ -33,6 +33,9 @@ const LAST_ROUNDS: usize = 4_096;
 /// Pause after a receive call that failed for a reason of the machine's (no memory): a failing call must not spin.
 const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 
+/// Pause when the send buffer is full and there is no descriptor to wait with: it empties in less.
+const SEND_RETRY: Duration = Duration::from_millis(10);
+
 /// Serves one socket until `stop`, then answers what had already arrived.
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
@@ -102,8 +105,7 @@ impl Loop {
             self.answer().await;
         }
         // Nobody else would send what is still being asked for. It takes as long as a query may.
-        while !self.late.is_empty() {
-            self.late.ready().await;
+        while self.late.ready_or_over().await {
             self.send_late().await;
         }
     }
@@ -119,7 +121,7 @@ impl Loop {
             let length = self.worker.reply_over_udp(&query.miss, outcome, self.batch.replies.next_mut());
             self.batch.replies.push(length, nth);
         }
-        self.send_replies().await;
+        self.send_replies(0).await;
     }
 
     /// Waits for at least one datagram.
@@ -163,24 +165,23 @@ impl Loop {
     /// Sends what the cache has, and asks for what it has not.
     async fn answer(&mut self) {
         let worker = Rc::clone(&self.worker);
-        let misses = self.batch.answer(Moment::now(), &worker.desk.cache, &worker.desk.tallies);
-        let missed = misses.len();
+        let missed = self.batch.answer(Moment::now(), &worker.desk.cache, &worker.desk.tallies).len();
+        // Hits wait for nothing else, and nothing else for a full send buffer.
+        let sent = if self.batch.replies.is_empty() { 0 } else { self.send_from(0).unwrap_or(0) };
         for nth in 0..missed {
             let index = self.batch.misses()[nth];
             if let Some(sender) = self.mail.sender(index) {
                 worker.miss_over_udp(self.batch.received.packet(index), sender, &self.late);
             }
         }
-        // Behind the misses, and before a send that may wait: neither costs a hit of this batch its turn, both only begin tasks.
         for nth in 0..self.batch.due().len() {
             worker.refresh(self.batch.received.packet(self.batch.due()[nth]));
         }
-        self.send_replies().await;
+        self.send_replies(sent).await;
     }
 
-    /// Sends the replies of the batch.
-    async fn send_replies(&mut self) {
-        let mut sent = 0;
+    /// Sends the replies of the batch behind the first `sent`.
+    async fn send_replies(&mut self, mut sent: usize) {
         while sent < self.batch.replies.len() {
             let result = match self.send_from(sent) {
                 Err(Errno::EAGAIN) => self.send_when_writable(sent).await,
@@ -201,8 +202,17 @@ impl Loop {
     /// its own, of which `watched` says why.
     async fn send_when_writable(&mut self, first: usize) -> Result<usize, ()> {
         let socket = self.socket.get_ref().try_clone().and_then(|socket| watched(socket, Interest::WRITABLE));
-        let socket = socket.map_err(drop)?;
-        socket.async_io(Interest::WRITABLE, |_| self.send_from(first).map_err(io::Error::from)).await.map_err(drop)
+        match socket {
+            Ok(socket) => socket
+                .async_io(Interest::WRITABLE, |_| self.send_from(first).map_err(io::Error::from))
+                .await
+                .map_err(drop),
+            Err(error) => {
+                warn!(%error, socket = %self.address, "cannot wait for room to send; trying again");
+                tokio::time::sleep(SEND_RETRY).await;
+                self.send_from(first).map_err(drop)
+            }
+        }
     }
 
     fn send_from(&mut self, first: usize) -> Result<usize, Errno> {
