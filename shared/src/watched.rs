@@ -33,7 +33,9 @@ pub fn watched<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<
 #[derive(Debug)]
 pub struct LocalConnection {
     socket: AsyncFd<UnixStream>,
-    /// The same socket, while its buffer is full.
+    /// The same socket once more, from the beginning: who has a full buffer must not need a descriptor that there may not be.
+    spare: Option<UnixStream>,
+    /// That one, while the buffer is full.
     full: Option<AsyncFd<UnixStream>>,
 }
 
@@ -41,9 +43,11 @@ impl LocalConnection {
     /// Takes over a connection.
     ///
     /// # Errors
-    /// The system does not watch it.
+    /// The system does not watch it, or has no second descriptor for it.
     pub fn new(stream: tokio::net::UnixStream) -> io::Result<Self> {
-        Ok(Self { socket: watched(stream.into_std()?, Interest::READABLE)?, full: None })
+        let stream = stream.into_std()?;
+        let spare = Some(stream.try_clone()?);
+        Ok(Self { socket: watched(stream, Interest::READABLE)?, spare, full: None })
     }
 
     /// Writes what `write` writes, when there is room for it.
@@ -57,15 +61,17 @@ impl LocalConnection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 written => {
-                    self.full = None;
+                    if let Some(full) = self.full.take() {
+                        self.spare = Some(full.into_inner());
+                    }
                     return Poll::Ready(written);
                 }
             }
-            let full = match &self.full {
-                // It was full again since it was said to have room.
-                Some(full) => full,
-                None => self.full.insert(watched(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?),
-            };
+            if let Some(spare) = self.spare.take() {
+                self.full = Some(watched(spare, Interest::WRITABLE)?);
+            }
+            let Some(full) = &self.full else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            // Forgotten before the next try, which may find it full again.
             ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
