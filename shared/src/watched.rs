@@ -29,14 +29,48 @@ pub fn watched<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<
     AsyncFd::with_interest(socket, interest)
 }
 
+/// Room to write on a socket that is watched for what arrives alone: looked for only while there is none.
+#[derive(Debug)]
+pub struct Room<S: AsRawFd> {
+    /// The same socket once more, from the beginning: who has a full buffer must not need a descriptor that there may not be.
+    spare: Option<S>,
+    /// That one, while the buffer is full.
+    full: Option<AsyncFd<S>>,
+}
+
+impl<S: AsRawFd> Room<S> {
+    /// Of the socket of which `spare` is a clone.
+    pub const fn new(spare: S) -> Self {
+        Self { spare: Some(spare), full: None }
+    }
+
+    /// Ready when there may be room again; then comes another try to write. To be called after one that found none.
+    ///
+    /// # Errors
+    /// The system does not watch the socket.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(spare) = self.spare.take() {
+            self.full = Some(watched(spare, Interest::WRITABLE)?);
+        }
+        let Some(full) = &self.full else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        // Forgotten before the next try, which may find it full again.
+        ready!(full.poll_write_ready(cx))?.clear_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// There was room: it is not waited for any more.
+    pub fn found(&mut self) {
+        if let Some(full) = self.full.take() {
+            self.spare = Some(full.into_inner());
+        }
+    }
+}
+
 /// A connection over a Unix socket that is watched for what arrives, and for room to write while that is waited for.
 #[derive(Debug)]
 pub struct LocalConnection {
     socket: AsyncFd<UnixStream>,
-    /// The same socket once more, from the beginning: who has a full buffer must not need a descriptor that there may not be.
-    spare: Option<UnixStream>,
-    /// That one, while the buffer is full.
-    full: Option<AsyncFd<UnixStream>>,
+    room: Room<UnixStream>,
 }
 
 impl LocalConnection {
@@ -46,8 +80,8 @@ impl LocalConnection {
     /// The system does not watch it, or has no second descriptor for it.
     pub fn new(stream: tokio::net::UnixStream) -> io::Result<Self> {
         let stream = stream.into_std()?;
-        let spare = Some(stream.try_clone()?);
-        Ok(Self { socket: watched(stream, Interest::READABLE)?, spare, full: None })
+        let room = Room::new(stream.try_clone()?);
+        Ok(Self { socket: watched(stream, Interest::READABLE)?, room })
     }
 
     /// Writes what `write` writes, when there is room for it.
@@ -58,21 +92,13 @@ impl LocalConnection {
     ) -> Poll<io::Result<usize>> {
         loop {
             match write(&mut self.socket.get_ref()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.room.poll(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 written => {
-                    if let Some(full) = self.full.take() {
-                        self.spare = Some(full.into_inner());
-                    }
+                    self.room.found();
                     return Poll::Ready(written);
                 }
             }
-            if let Some(spare) = self.spare.take() {
-                self.full = Some(watched(spare, Interest::WRITABLE)?);
-            }
-            let Some(full) = &self.full else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-            // Forgotten before the next try, which may find it full again.
-            ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
 }
@@ -144,7 +170,7 @@ mod tests {
         let expected = sent.clone();
         let writer = tokio::spawn(async move {
             one.write_all(&sent).await.unwrap();
-            assert!(one.full.is_none(), "nobody waits for room any more");
+            assert!(one.room.full.is_none(), "nobody waits for room any more");
             one.shutdown().await.unwrap();
             one
         });

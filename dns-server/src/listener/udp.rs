@@ -1,5 +1,6 @@
 //! One UDP socket of one worker: batches in, hits out in the same turn, misses when they are answered.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::AsFd;
@@ -18,7 +19,7 @@ use super::batch::{BATCH, Batch};
 use super::late::Late;
 use super::mmsg::Mail;
 use crate::worker::Worker;
-use heimdall_shared::watched::watched;
+use heimdall_shared::watched::{Room, watched};
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
 const ROUNDS_PER_TURN: u32 = 16;
@@ -33,20 +34,19 @@ const LAST_ROUNDS: usize = 4_096;
 /// Pause after a receive call that failed for a reason of the machine's (no memory): a failing call must not spin.
 const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 
-/// Pause when the send buffer is full and there is no descriptor to wait with: it empties in less.
-const SEND_RETRY: Duration = Duration::from_millis(10);
-
 /// Serves one socket until `stop`, then answers what had already arrived.
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
+    let room = Room::new(socket.try_clone()?);
     let socket = Rc::new(watched(socket, Interest::READABLE)?);
-    Loop::new(socket, worker, address).run(&stop).await;
+    Loop::new(socket, room, worker, address).run(&stop).await;
     Ok(())
 }
 
 struct Loop {
     address: SocketAddr,
     socket: Rc<AsyncFd<StdSocket>>,
+    send_room: Room<StdSocket>,
     worker: Rc<Worker>,
     late: Arc<Late>,
     batch: Batch,
@@ -57,10 +57,16 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(socket: Rc<AsyncFd<StdSocket>>, worker: Rc<Worker>, address: SocketAddr) -> Self {
+    fn new(
+        socket: Rc<AsyncFd<StdSocket>>,
+        send_room: Room<StdSocket>,
+        worker: Rc<Worker>,
+        address: SocketAddr,
+    ) -> Self {
         let batch = Batch::new(worker.desk.ahead);
         let late = Arc::default();
-        Self { address, socket, worker, late, batch, mail: Mail::new(), room: LEAST_ROOM, was_full: false }
+        let (mail, room) = (Mail::new(), LEAST_ROOM);
+        Self { address, socket, send_room, worker, late, batch, mail, room, was_full: false }
     }
 
     async fn run(mut self, stop: &CancellationToken) {
@@ -198,19 +204,16 @@ impl Loop {
         }
     }
 
-    /// A full send buffer makes us wait, and the kernel's receive queue take up the slack. This is rare enough for a look at the socket of
-    /// its own, of which `watched` says why.
+    /// A full send buffer makes us wait, and the kernel's receive queue take up the slack.
     async fn send_when_writable(&mut self, first: usize) -> Result<usize, ()> {
-        let socket = self.socket.get_ref().try_clone().and_then(|socket| watched(socket, Interest::WRITABLE));
-        match socket {
-            Ok(socket) => socket
-                .async_io(Interest::WRITABLE, |_| self.send_from(first).map_err(io::Error::from))
-                .await
-                .map_err(drop),
-            Err(error) => {
-                warn!(%error, socket = %self.address, "cannot wait for room to send; trying again");
-                tokio::time::sleep(SEND_RETRY).await;
-                self.send_from(first).map_err(drop)
+        loop {
+            poll_fn(|context| self.send_room.poll(context)).await.map_err(drop)?;
+            match self.send_from(first) {
+                Err(Errno::EAGAIN) => {}
+                sent => {
+                    self.send_room.found();
+                    return sent.map_err(drop);
+                }
             }
         }
     }
