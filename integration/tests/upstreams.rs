@@ -29,10 +29,18 @@ async fn servfail_of_one_upstream_is_no_answer_as_long_as_there_is_another() {
     let bad = Upstream::start().await.unwrap();
     bad.otherwise(Rule::rcode(2));
     let (cluster, good) = with_first(&bad.address().to_string()).await;
+    // One resolution in 32 begins with the other upstream, by chance; if the first one of all does, its fast answer keeps
+    // that one in front until the next such chance.
+    let mut asked = 0;
+    while bad.journal().total().packets == 0 {
+        assert!(asked < 1_000, "the first one is worth a try");
+        cluster.client(0).ask_address(&format!("earlier-{asked}.example.")).await.unwrap();
+        asked += 1;
+    }
     all_are_answered(&cluster, "servfail").await;
-    assert_eq!(good.journal().total().resolutions, 10);
-    assert!(bad.journal().total().packets <= 10, "{:?}", bad.journal().total());
-    assert!(bad.journal().total().packets > 0, "the first one is worth a try");
+    let names = asked + 10;
+    assert_eq!(good.journal().total().resolutions, names);
+    assert!(bad.journal().total().packets <= names, "{:?}", bad.journal().total());
 }
 
 #[tokio::test(flavor = "multi_thread")]
