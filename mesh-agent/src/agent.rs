@@ -10,6 +10,7 @@ use heimdall_shared::dns::answer::{self, Refused, TtlLimits};
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
 use heimdall_shared::link::{Beats, Condition, DegradedReason, Hello, Message, NodeState, PROTOCOL_VERSION};
+use heimdall_shared::patience::Patience;
 use heimdall_shared::purge::Ledger;
 use heimdall_shared::telemetry::Tracer;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +21,6 @@ use crate::levels::Promise;
 use crate::links::{Links, Peer};
 use crate::membership::{self, View};
 use crate::metrics::Metrics;
-use crate::patience::Patience;
 use crate::repair::Repairs;
 use crate::store::Store;
 use crate::transfer::{HandOver, Warmth};
@@ -68,8 +68,8 @@ pub struct Agent {
     pub cluster: mpsc::Sender<membership::Event>,
     /// Times that the mesh keeps.
     pub budgets: Budgets,
-    /// How long askers wait for the first word of a peer before they are told that somebody works on it.
-    pub first_words: Arc<Patience>,
+    /// How long askers wait for the first word to a request at a peer before they are told that somebody works on it.
+    pub first_words: Arc<Patience<(Arc<Peer>, u64)>>,
     /// What publishers are promised.
     pub promise: Promise,
     /// What was sent back to owners that came up empty.

@@ -30,7 +30,6 @@ pub mod lookup;
 pub mod membership;
 pub mod metrics;
 pub mod network;
-pub mod patience;
 pub mod permissions;
 pub mod publish;
 pub mod purge;

@@ -13,6 +13,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Full, Link, Message, Replier, Replies, Reply, Requests, replies};
 
 use crate::lease::LinkId;
+use crate::lookup::Asleep;
 
 /// A peer's silence is never waited for longer than this, however slow its link is: part of the 100 ms that a miss may
 /// lose to silence in all.
@@ -42,7 +43,7 @@ pub struct Peer {
     /// The stream.
     pub link: Arc<Link>,
     /// Our requests on it.
-    pub requests: Requests,
+    pub requests: Requests<Box<Asleep>>,
     /// Since when it is connected.
     pub since: Moment,
     /// Opens when the peer is silent.

@@ -4,6 +4,7 @@
 //! dns-server asks is routed ([`Way`]).
 
 mod route;
+mod under_way;
 mod way;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Lookup, LookupMode, Reply};
 use heimdall_shared::telemetry::Span;
 
+pub use self::under_way::{Asleep, UnderWay, bear_silence};
 pub use self::way::Way;
 use crate::agent::Agent;
 use crate::granter::{Ask, Event};

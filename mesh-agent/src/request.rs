@@ -27,6 +27,11 @@ impl Request {
         Some(Self { peer: Arc::clone(peer), pending })
     }
 
+    /// One that was sent to `peer` already.
+    pub(crate) fn under_way(peer: &Arc<Peer>, pending: Pending) -> Self {
+        Self { peer: Arc::clone(peer), pending }
+    }
+
     /// Where the replies arrive; it ends when the link does.
     pub(crate) const fn replies(&mut self) -> &mut Replies {
         &mut self.pending.replies
@@ -55,7 +60,7 @@ mod tests {
 
     use futures_util::StreamExt as _;
     use heimdall_shared::clock::Moment;
-    use heimdall_shared::link::{Beats, Link, REQUESTS_IN_FLIGHT, Requests, Side};
+    use heimdall_shared::link::{Beats, Delivered, Link, REQUESTS_IN_FLIGHT, Requests, Side};
     use heimdall_shared::token::Token;
 
     use super::*;
@@ -97,10 +102,11 @@ mod tests {
         let granted = Reply::Granted { token: token(), takeover: false, ask_first: None };
         let waiting = send(&peer).unwrap();
         let answered = send(&peer).unwrap();
-        peer.requests.deliver(answered.pending.id, granted.clone()).unwrap();
+        assert!(matches!(peer.requests.deliver(answered.pending.id, granted.clone()), Delivered::Heard));
         let id = waiting.pending.id;
         drop((waiting, answered));
-        assert_eq!(peer.requests.deliver(id, granted.clone()), Err(granted), "the reader learns that nobody waits");
+        let late = peer.requests.deliver(id, granted.clone());
+        assert!(matches!(late, Delivered::Unwanted(reply) if reply == granted), "the reader learns that nobody waits");
         let sent = sent(&peer, Arc::clone(&peer.link)).await;
         assert_eq!(sent[2..], [Message::Cancel { id }, Message::Release { token: token() }]);
     }

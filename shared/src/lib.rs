@@ -7,6 +7,7 @@
 //! * the shell of a process: [`config`], [`drain`], [`admin`], [`telemetry`] with [`trace`]
 //! * [`purge`]: what is to be forgotten, and who has forgotten it
 //! * [`breaker`]: when to stop asking somebody who does not answer (pure)
+//! * [`patience`]: one timer for all who wait equally long
 //! * [`watched`]: sockets that wake whoever waits for them, and nobody else
 
 pub mod admin;
@@ -18,6 +19,7 @@ pub mod drain;
 pub mod entry;
 pub mod key;
 pub mod link;
+pub mod patience;
 pub mod purge;
 pub mod telemetry;
 pub mod token;

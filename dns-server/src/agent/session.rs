@@ -9,7 +9,7 @@ use heimdall_proto::v1::SessionBatch;
 use heimdall_proto::v1::mesh_agent_client::MeshAgentClient;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{
-    BATCH_BYTES_MAX, H2_WINDOW, Hello, Link, Message, PROTOCOL_VERSION, Reply, Requests, Side,
+    BATCH_BYTES_MAX, Delivered, H2_WINDOW, Hello, Link, Message, PROTOCOL_VERSION, Reply, Requests, Side,
 };
 use heimdall_shared::watched::LocalConnection;
 use hyper_util::rt::TokioIo;
@@ -173,7 +173,7 @@ impl Agent {
         *self.live() = None;
         self.metrics.links.dec();
         live.link.close();
-        live.requests.break_off();
+        let _nobody_sleeps = live.requests.break_off();
         self.checks.clear();
         if stop.is_cancelled() {
             // Publishes may be queued; the agent closes its side when it has read ours.
@@ -232,7 +232,7 @@ impl Agent {
         if let Reply::Granted { token, takeover, .. } = &reply {
             self.work.begin(token, *takeover);
         }
-        if let Err(Reply::Granted { token, .. }) = live.requests.deliver(id, reply) {
+        if let Delivered::Unwanted(Reply::Granted { token, .. }) = live.requests.deliver(id, reply) {
             self.metrics.late_grants.inc();
             self.work.end(&token);
             self.push(Message::Release { token });

@@ -1,5 +1,6 @@
-//! A lookup of this replica's own dns-server on its way through the cluster.
+//! A lookup of this replica's own dns-server on its way through the cluster: from one member to the next, word for word.
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use heimdall_shared::telemetry::Span;
 use tokio::time::{Instant, sleep_until};
 
 use super::route::Route;
-use super::{OUTCOME, ReplyTo, answer, reply, span};
+use super::{FIRST_WORD_WITHIN, OUTCOME, ReplyTo, answer, reply, span};
 use crate::agent::Agent;
 use crate::ask_first::{self, Grant};
 use crate::links::Peer;
@@ -20,169 +21,238 @@ use crate::request::Request;
 /// A lookup of this replica's own dns-server on its way through the cluster. Replies go to whoever asked as they come: a peer that
 /// holds the asker back is relayed, so that ticks can be waited for.
 pub struct Way {
+    agent: Arc<Agent>,
     to: ReplyTo,
     lookup: Lookup,
     arrived: Moment,
+    /// Nobody waits for the answer any more.
+    until: Instant,
     span: Option<Span>,
     route: Route,
-    /// The member to be asked next.
-    next: (Arc<str>, Arc<Peer>),
+    /// The member that is asked, or will be next.
+    member: Arc<str>,
+    peer: Arc<Peer>,
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Way").field("to", &self.to).field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+/// What follows from a peer's word.
+pub(super) enum Then {
+    /// Nothing: whoever asked has what there is.
+    Over,
+    /// The peer says more.
+    Listen,
+    /// Another member is asked.
+    Next,
+    /// Somebody is asked before the lease is used.
+    Follow(Grant),
+}
+
+/// Where a task takes a lookup up.
+pub(super) enum From {
+    /// Its member is to be asked.
+    Member,
+    /// Its peer was asked at these moments, and is silent so far.
+    Silence(Request, Moment, Instant),
+    /// Its peer has said something; and may say more, when there is a request.
+    Word(Then, Option<Request>),
 }
 
 impl Way {
     /// Begins at the first member that can be asked. `None` when that is this replica, whose granter now has the lookup, or when
     /// there is nobody: then nothing is left to wait for.
-    pub fn begin(agent: &Agent, to: ReplyTo, lookup: Lookup) -> Option<Self> {
-        let arrived = Moment::now();
+    pub fn begin(agent: &Arc<Agent>, to: ReplyTo, lookup: Lookup, arrived: Moment, until: Instant) -> Option<Self> {
         let mut span = span(agent, &lookup, "agent.lookup");
         let lookup = Lookup { trace: span.as_ref().map(|span| span.context()).or(lookup.trace), ..lookup };
         let mut route = Route::new(agent, &lookup);
-        let next = route.next_peer(agent, to, &lookup, &mut span)?;
-        Some(Self { to, lookup, arrived, span, route, next })
+        let (member, peer) = route.next_peer(agent, to, &lookup, &mut span)?;
+        Some(Self { agent: Arc::clone(agent), to, lookup, arrived, until, span, route, member, peer })
     }
 
-    /// Goes on, `until` nobody waits for the answer any more.
-    pub async fn go(mut self, agent: &Agent, until: Instant) {
+    /// Asks one member after the other until there is an answer.
+    pub async fn go(self) {
+        self.go_on(From::Member).await;
+    }
+
+    pub(super) async fn go_on(mut self, from: From) {
+        let mut then = match from {
+            From::Member => self.ask().await,
+            From::Silence(request, asked, sent) => self.bear_silence(request, asked, sent).await,
+            From::Word(Then::Listen, Some(request)) => self.listen(request).await,
+            From::Word(then, _) => then,
+        };
         loop {
-            let (member, peer) = self.next;
-            let deadline = self.lookup.deadline.saturating_sub(Moment::now().since(self.arrived));
-            let hop = Lookup { skipped: self.route.skipped.clone(), deadline, ..self.lookup.clone() };
-            match ask_peer(agent, &peer, self.to, hop, &mut self.span, until).await {
-                Asked::Answered => {
-                    agent.metrics.routed(Routed::Peer);
-                    return;
-                }
-                Asked::Limit => {
-                    agent.metrics.routed(Routed::Limit);
-                    answer(agent, self.to, self.span, Reply::Proceed);
-                    return;
-                }
-                Asked::Late => return,
-                Asked::Nothing => {}
-                Asked::Elsewhere(other) => self.route.redirect(member, other),
-                Asked::Unreachable => self.route.skip(member),
+            match then {
+                Then::Over | Then::Listen => return,
+                Then::Next if self.turn() => then = self.ask().await,
+                Then::Next => return,
+                // Boxed: it is rare, and no other lookup's task must have room for it.
+                Then::Follow(grant) => return Box::pin(ask_first::follow(&self.agent, grant)).await,
             }
-            let Some(next) = self.route.next_peer(agent, self.to, &self.lookup, &mut self.span) else { return };
-            self.next = next;
         }
     }
-}
 
-enum Asked {
-    /// The final reply went to the asker.
-    Answered,
-    /// The peer has no entry (a peek).
-    Nothing,
-    /// The peer sends us to another member.
-    Elsewhere(Arc<str>),
-    /// No first word within the budget, the link broke, or what came was no answer to the key.
-    Unreachable,
-    /// Too many requests are under way on the link.
-    Limit,
-    /// Nobody waits any more.
-    Late,
-}
-
-async fn ask_peer(
-    agent: &Agent,
-    peer: &Arc<Peer>,
-    to: ReplyTo,
-    lookup: Lookup,
-    span: &mut Option<Span>,
-    until: Instant,
-) -> Asked {
-    let asked = Moment::now();
-    let mode = lookup.mode;
-    let key = lookup.key.clone();
-    let Some(mut request) = Request::send(peer, |id| Message::Lookup { id, lookup }) else {
-        return if peer.link.is_closed() { Asked::Unreachable } else { Asked::Limit };
-    };
-    let sent = Instant::now();
-    let first_word = agent.first_words.begin(sent);
-    let mut word = by(first_word.over(), request.replies().recv()).await;
-    drop(first_word);
-    if word.is_none() {
-        // The first word, unless it came before: from now on silence means that something is wrong.
-        reply(agent, to, Reply::Working);
-        let silence = sleep_until(until.min(sent + peer.budget(agent.budgets.peer)));
-        word = by(silence, request.replies().recv()).await;
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
-    let Some(mut word) = word else {
-        if Instant::now() >= until {
-            return Asked::Late;
+
+    /// What is said to its peer at `now`.
+    pub(super) fn question(&self, now: Moment) -> Lookup {
+        let deadline = self.lookup.deadline.saturating_sub(now.since(self.arrived));
+        Lookup { skipped: self.route.skipped.clone(), deadline, ..self.lookup.clone() }
+    }
+
+    /// Turns to the next member that can be asked.
+    fn turn(&mut self) -> bool {
+        let next = self.route.next_peer(&self.agent, self.to, &self.lookup, &mut self.span);
+        let is_there = next.is_some();
+        if let Some((member, peer)) = next {
+            (self.member, self.peer) = (member, peer);
         }
-        peer.was_silent(asked, Moment::now());
-        agent.metrics.peer_silent.inc();
-        return Asked::Unreachable;
-    };
-    // Set when it is first waited for: most lookups have ended by then.
-    let mut end = pin!(sleep_until(until));
-    loop {
+        is_there
+    }
+
+    /// The question could not be sent.
+    pub(super) fn unsent(&mut self) -> Then {
+        if self.peer.link.is_closed() {
+            return self.skip();
+        }
+        // Too many requests are under way on the link.
+        self.agent.metrics.routed(Routed::Limit);
+        answer(&self.agent, self.to, self.span.take(), Reply::Proceed);
+        Then::Over
+    }
+
+    /// The member has nothing to say to this key, or what it says is no answer.
+    fn skip(&mut self) -> Then {
+        self.route.skip(Arc::clone(&self.member));
+        Then::Next
+    }
+
+    async fn ask(&mut self) -> Then {
+        let asked = Moment::now();
+        let lookup = self.question(asked);
+        let Some(mut request) = Request::send(&self.peer, |id| Message::Lookup { id, lookup }) else {
+            return self.unsent();
+        };
+        let sent = Instant::now();
+        match by(sleep_until(sent + FIRST_WORD_WITHIN), request.replies().recv()).await {
+            Some(word) => self.heard(word, request).await,
+            None => self.bear_silence(request, asked, sent).await,
+        }
+    }
+
+    /// Nothing was heard for long enough that whoever asked must hear something: from now on silence means that something is wrong.
+    async fn bear_silence(&mut self, mut request: Request, asked: Moment, sent: Instant) -> Then {
+        reply(&self.agent, self.to, Reply::Working);
+        let borne = self.until.min(sent + self.peer.budget(self.agent.budgets.peer));
+        if let Some(word) = by(sleep_until(borne), request.replies().recv()).await {
+            return self.heard(word, request).await;
+        }
+        if Instant::now() >= self.until {
+            return Then::Over;
+        }
+        self.peer.was_silent(asked, Moment::now());
+        self.agent.metrics.peer_silent.inc();
+        self.skip()
+    }
+
+    async fn heard(&mut self, word: Option<Reply>, request: Request) -> Then {
+        match self.hear(word) {
+            Then::Listen => self.listen(request).await,
+            then => then,
+        }
+    }
+
+    /// Hears more. Silence is judged by the dns-server, which has one timer for the whole miss.
+    async fn listen(&mut self, mut request: Request) -> Then {
+        let mut end = pin!(sleep_until(self.until));
+        loop {
+            let Some(word) = by(end.as_mut(), request.replies().recv()).await else { return Then::Over };
+            match self.hear(word) {
+                Then::Listen => {}
+                then => return then,
+            }
+        }
+    }
+
+    /// The peer says something, or its link broke.
+    pub(super) fn hear(&mut self, word: Option<Reply>) -> Then {
+        let (agent, key) = (&self.agent, &self.lookup.key);
         match word {
-            None => return Asked::Unreachable,
-            Some(Reply::Elsewhere(other)) => return Asked::Elsewhere(other),
-            Some(Reply::Proceed) if mode.only_looks() => return Asked::Nothing,
+            None => self.skip(),
+            Some(Reply::Elsewhere(other)) => {
+                self.route.redirect(Arc::clone(&self.member), other);
+                Then::Next
+            }
+            // It has no entry.
+            Some(Reply::Proceed) if self.lookup.mode.only_looks() => Then::Next,
             Some(Reply::Stale(entry)) => {
-                let accepted = match mode {
-                    LookupMode::Stale { .. } if agent.store.admits(&key, &entry) => agent.check(&key, &entry).ok(),
+                let accepted = match self.lookup.mode {
+                    LookupMode::Stale { .. } if agent.store.admits(key, &entry) => agent.check(key, &entry).ok(),
                     _ => None,
                 };
                 let Some(entry) = accepted else {
                     agent.metrics.refused_entries.inc();
-                    return Asked::Unreachable;
+                    return self.skip();
                 };
-                answer(agent, to, span.take(), Reply::Stale(entry));
-                return Asked::Answered;
+                self.answered(Reply::Stale(entry));
+                Then::Over
             }
-            Some(Reply::Entry(entry)) if !agent.store.admits(&key, &entry) => {
+            Some(Reply::Entry(entry)) if !agent.store.admits(key, &entry) => {
                 // Its sender had not heard of the purge: what it has is none.
                 agent.metrics.overtaken.inc();
-                return Asked::Unreachable;
+                self.skip()
             }
             Some(Reply::Entry(entry)) => {
-                let Ok(entry) = agent.check(&key, &entry) else {
+                let Ok(entry) = agent.check(key, &entry) else {
                     agent.metrics.refused_entries.inc();
-                    return Asked::Unreachable;
+                    return self.skip();
                 };
-                agent.store.keep_fetched(&key, &entry, &peer.member, &agent.view(), Moment::now());
-                agent.trust.taken(&key, &entry, &peer.member);
+                agent.store.keep_fetched(key, &entry, &self.peer.member, &agent.view(), Moment::now());
+                agent.trust.taken(key, &entry, &self.peer.member);
                 agent.metrics.peer_entries.inc();
-                answer(agent, to, span.take(), Reply::Entry(entry));
-                return Asked::Answered;
+                self.answered(Reply::Entry(entry));
+                Then::Over
+            }
+            Some(Reply::Granted { token, takeover, ask_first: Some(first) }) => {
+                agent.metrics.routed(Routed::Peer);
+                if let Some(mut span) = self.span.take() {
+                    span.attribute(OUTCOME, "granted");
+                }
+                Then::Follow(Grant { to: self.to, key: key.clone(), token, takeover, first })
             }
             Some(word) => {
                 // Who does not join gets no result after the token.
                 let is_held = matches!(word, Reply::Held { .. });
-                if let Reply::Granted { token, takeover, ask_first: Some(first) } = word {
-                    if let Some(mut span) = span.take() {
-                        span.attribute(OUTCOME, "granted");
-                    }
-                    // Boxed: it is rare, and no other lookup's task must have room for it.
-                    Box::pin(ask_first::follow(agent, Grant { to, key, token, takeover, first })).await;
-                    return Asked::Answered;
-                }
-                if word.is_final() || is_held && mode == LookupMode::Acquire {
+                if word.is_final() || is_held && self.lookup.mode == LookupMode::Acquire {
                     let granted = match &word {
                         Reply::Granted { token, .. } => Some(token.clone()),
                         _ => None,
                     };
-                    if !answer(agent, to, span.take(), word) {
+                    if !self.answered(word) {
                         // Whoever asked is gone or takes no more messages: the lease must not wait for him.
-                        granted.into_iter().for_each(|token| publish::release(agent, token));
+                        granted.into_iter().for_each(|token| publish::release(&self.agent, token));
                     }
-                    return Asked::Answered;
+                    return Then::Over;
                 }
-                if let Some(span) = span.as_mut().filter(|_| is_held) {
+                if let Some(span) = self.span.as_mut().filter(|_| is_held) {
                     span.event("held");
                 }
-                reply(agent, to, word);
+                reply(agent, self.to, word);
+                Then::Listen
             }
         }
-        // From here on silence is judged by the dns-server, which has one timer for the whole miss.
-        match by(end.as_mut(), request.replies().recv()).await {
-            Some(next) => word = next,
-            None => return Asked::Late,
-        }
+    }
+
+    /// The last reply comes from the peer. Whether it is on its way.
+    fn answered(&mut self, last: Reply) -> bool {
+        self.agent.metrics.routed(Routed::Peer);
+        answer(&self.agent, self.to, self.span.take(), last)
     }
 }
 

@@ -162,8 +162,9 @@ impl Operations {
         let answered = async {
             match caller {
                 Caller::Local => {
-                    if let Some(way) = Way::begin(&self.agent, to, lookup) {
-                        way.go(&self.agent, Instant::now() + CALL_WITHIN).await;
+                    let until = Instant::now() + CALL_WITHIN;
+                    if let Some(way) = Way::begin(&self.agent, to, lookup, Moment::now(), until) {
+                        way.go().await;
                     }
                 }
                 Caller::Replica(member) => {

@@ -1,17 +1,12 @@
 //! A stream of this replica's own dns-server.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply, Requests, Side};
 use heimdall_shared::purge::LinkKind;
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -20,15 +15,9 @@ use tracing::{debug, info};
 use crate::agent::Agent;
 use crate::granter::Event;
 use crate::links::LocalStream;
-use crate::lookup::{self, ReplyTo, Way};
+use crate::lookup::{self, ReplyTo, UnderWay};
 use crate::publish::{self, Destination};
 use crate::purge;
-
-/// Lookups of one stream that may be on their way through the cluster at the same time: as many as one link takes.
-const ROUTES_MAX: usize = heimdall_shared::link::REQUESTS_IN_FLIGHT;
-
-/// A lookup is on its way for its deadline, and never longer than this: several times the dns-server's usual budget.
-const ROUTE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Serves one stream of the dns-server until it ends.
 pub async fn serve<S>(agent: Arc<Agent>, link: Arc<Link>, mut incoming: S, tasks: TaskTracker)
@@ -54,7 +43,8 @@ where
     agent.purges.connect(stream.id, LinkKind::Below, &link);
     agent.links.add_stream(&stream);
     info!(stream = stream.id, from = %hello.name, "dns-server connected");
-    let reader = Reader { agent: &agent, stream: &stream, routes: Arc::default(), tasks };
+    let under_way = UnderWay::new(&agent, stream.id, tasks);
+    let reader = Reader { agent: &agent, stream: &stream, under_way };
     reader.take(more).await;
     loop {
         tokio::select! {
@@ -69,14 +59,10 @@ where
     info!(stream = stream.id, "dns-server disconnected");
 }
 
-/// Lookups on their way, each with the means to call it back.
-type Routes = Arc<Mutex<HashMap<u64, AbortHandle, RandomState>>>;
-
 struct Reader<'a> {
     agent: &'a Arc<Agent>,
     stream: &'a Arc<LocalStream>,
-    routes: Routes,
-    tasks: TaskTracker,
+    under_way: Arc<UnderWay>,
 }
 
 impl Reader<'_> {
@@ -125,31 +111,11 @@ impl Reader<'_> {
             LookupMode::Join | LookupMode::JoinOnly | LookupMode::Acquire | LookupMode::Peek => LookupMode::Join,
         };
         let lookup = Lookup { stream: self.stream.id, skipped: Vec::new(), mode, ..lookup };
-        // Nobody waits any more after its time, whatever became of the word that should have ended it.
-        let until = Instant::now() + lookup.deadline.min(ROUTE_WITHIN);
-        let Some(way) = Way::begin(self.agent, to, lookup) else { return };
-        let mut routes = self.routes();
-        if routes.len() >= ROUTES_MAX {
-            drop(routes);
-            self.agent.metrics.routes_full.inc();
-            lookup::reply(self.agent, to, Reply::Proceed);
-            return;
-        }
-        let (agent, under_way) = (Arc::clone(self.agent), Arc::clone(&self.routes));
-        // Boxed: the runtime moves a task about while it begins and ends, and this one has room for all that may happen on its way.
-        let route = self.tasks.spawn(Box::pin(async move {
-            way.go(&agent, until).await;
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        }));
-        // Under the lock that its end takes, too. Called back before it began, it asks nobody.
-        routes.insert(id, route.abort_handle());
+        self.under_way.begin(id, lookup, now);
     }
 
     fn cancel(&self, id: u64) {
-        let route = self.routes().remove(&id);
-        if let Some(route) = route {
-            route.abort();
-        }
+        self.under_way.cancel(id);
         // The wait may have been here.
         if self.agent.granter.send(Event::Cancel { link: self.stream.id, request: id }).is_err() {
             self.agent.metrics.granter_full.inc();
@@ -176,12 +142,10 @@ impl Reader<'_> {
 
     async fn end(&self) {
         self.stream.link.close();
-        self.stream.requests.break_off();
+        let _nobody_sleeps = self.stream.requests.break_off();
         self.agent.links.remove_stream(self.stream.id);
         self.agent.purges.disconnect(self.stream.id);
-        for (_, route) in self.routes().drain() {
-            route.abort();
-        }
+        self.under_way.cancel_all();
         let stream = self.stream.id;
         for peer in self.agent.links.connected().peers.values() {
             let _ = peer.link.push(Message::StreamGone { stream });
@@ -189,9 +153,5 @@ impl Reader<'_> {
         let (member, incarnation) = (Arc::clone(&self.agent.name), self.agent.incarnation);
         self.agent.granter.must_hear(Event::StreamGone { member, incarnation, stream }).await;
         self.agent.granter.must_hear(Event::LinkClosed { link: stream }).await;
-    }
-
-    fn routes(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle, RandomState>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::entry::Entry;
 use heimdall_shared::key::Key;
-use heimdall_shared::link::{Link, Message, NodeState, Publish, Reply, Requests, Side};
+use heimdall_shared::link::{Delivered, Link, Message, NodeState, Publish, Reply, Requests, Side};
 use heimdall_shared::purge::LinkKind;
 use heimdall_shared::token::Token;
 use tokio::task::coop::consume_budget;
@@ -251,12 +251,16 @@ impl Reader<'_> {
     }
 
     fn reply(&self, id: u64, reply: Reply) {
-        // A grant that nobody waits for goes back at once, so that the next waiter gets it.
-        if let Err(Reply::Granted { token, .. }) = self.peer.requests.deliver(id, reply) {
-            self.agent.metrics.late_grants.inc();
-            if self.peer.link.push(Message::Release { token }).is_err() {
-                self.agent.metrics.undelivered.inc();
+        match self.peer.requests.deliver(id, reply) {
+            Delivered::First { asker, reply, more } => asker.hear(Some(reply), more),
+            // A grant that nobody waits for goes back at once, so that the next waiter gets it.
+            Delivered::Unwanted(Reply::Granted { token, .. }) => {
+                self.agent.metrics.late_grants.inc();
+                if self.peer.link.push(Message::Release { token }).is_err() {
+                    self.agent.metrics.undelivered.inc();
+                }
             }
+            Delivered::Heard | Delivered::Unwanted(_) => {}
         }
     }
 
@@ -331,7 +335,9 @@ impl Reader<'_> {
     async fn end(&self) {
         self.peer.link.close();
         self.agent.hand_over.gone(&self.peer.member);
-        self.peer.requests.break_off();
+        for asker in self.peer.requests.break_off() {
+            asker.hear(None, None);
+        }
         self.agent.links.unregister(self.peer);
         self.agent.purges.disconnect(self.peer.id);
         // Membership knows which of an incarnation's links was the last, and tells the granter.

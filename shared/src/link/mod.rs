@@ -32,7 +32,7 @@ pub use self::message::{
 };
 pub use self::outbox::{Full, Lane};
 pub use self::replies::{Replier, Replies, replies};
-pub use self::requests::{Pending, REQUESTS_IN_FLIGHT, Requests, Side};
+pub use self::requests::{Delivered, Pending, REQUESTS_IN_FLIGHT, Requests, Side};
 
 use self::outbox::{BATCH_MESSAGES, Outbox};
 use crate::clock::Moment;
