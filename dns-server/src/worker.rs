@@ -88,10 +88,10 @@ impl Reply {
         }
     }
 
-    /// Writes it, within `limit` octets, and gives its length.
-    fn write(&self, query: &Query<'_>, limit: usize, out: &mut [u8]) -> usize {
+    /// Writes it as of `now`, within `limit` octets, and gives its length.
+    fn write(&self, query: &Query<'_>, now: Moment, limit: usize, out: &mut [u8]) -> usize {
         match self {
-            Self::Answer(ready, fresh) => reply::answer(query, ready, ready.elapsed(Moment::now()), *fresh, limit, out),
+            Self::Answer(ready, fresh) => reply::answer(query, ready, ready.elapsed(now), *fresh, limit, out),
             Self::Stale(ready) => reply::stale(query, ready, limit, out),
             Self::Code(rcode, ede) => reply::failure(query, u16::from(*rcode), *ede, out),
         }
@@ -170,10 +170,10 @@ impl Worker {
         }
     }
 
-    /// Writes the reply to a datagram, and gives its length. `out` holds the longest one over UDP.
-    pub(crate) fn reply_over_udp(&self, miss: &Miss, outcome: Outcome, out: &mut [u8]) -> usize {
+    /// Writes the reply to a datagram as of `now`, and gives its length. `out` holds the longest one over UDP.
+    pub(crate) fn reply_over_udp(&self, miss: &Miss, outcome: Outcome, now: Moment, out: &mut [u8]) -> usize {
         let query = miss.query();
-        self.reply(miss, outcome).write(&query, query.udp_limit(), out)
+        self.reply(miss, outcome).write(&query, now, query.udp_limit(), out)
     }
 
     /// Fetches the answer to a datagram's question anew, though it still lives. Nobody waits for it.
@@ -192,7 +192,7 @@ impl Worker {
         let outcome = if recursion { self.resolver.resolve(&miss.key).await } else { Outcome::Refused };
         let reply = self.reply(miss, outcome);
         let mut out = vec![0; front + reply.room(TCP_LIMIT)];
-        let length = reply.write(&miss.query(), TCP_LIMIT, &mut out[front..]);
+        let length = reply.write(&miss.query(), Moment::now(), TCP_LIMIT, &mut out[front..]);
         out.truncate(front + length);
         out
     }

@@ -75,26 +75,22 @@ impl Conversation {
     pub async fn next(&mut self) -> Word<Lease> {
         loop {
             let Some(reply) = self.pending.replies.recv().await else { return Word::LinkDown };
-            lock(&self.meter).sign(Moment::now());
-            return match reply {
-                Reply::Working => continue,
-                Reply::Held { token, holder } => {
-                    self.listen(token);
-                    Word::Held(holder)
-                }
-                Reply::Entry(entry) => Word::Entry(entry),
-                Reply::Stale(entry) => Word::Stale(entry),
-                Reply::Failure { remaining } => Word::Failure(remaining),
-                Reply::Granted { token, takeover, .. } => {
-                    Word::Granted { lease: Lease::new(Arc::clone(&self.agent), token), takeover }
-                }
-                // The agent follows redirects itself, and the rest answers no lookup.
-                Reply::Proceed
-                | Reply::Elsewhere(_)
-                | Reply::Stored { .. }
-                | Reply::Refused(_)
-                | Reply::Checked { .. } => Word::Proceed,
-            };
+            if let Some(word) = self.hear(reply) {
+                return word;
+            }
+        }
+    }
+
+    /// What a reply says; nothing but that somebody is at work, when it says no more.
+    pub(super) fn hear(&mut self, reply: Reply) -> Option<Word<Lease>> {
+        lock(&self.meter).sign(Moment::now());
+        match reply {
+            Reply::Working => None,
+            Reply::Held { token, holder } => {
+                self.listen(token);
+                Some(Word::Held(holder))
+            }
+            last => Some(said(&self.agent, last)),
         }
     }
 
@@ -106,6 +102,26 @@ impl Conversation {
     fn listen(&mut self, token: Token) {
         self.live.listeners.replace(self.awaited.take(), &token, &self.meter);
         self.awaited = Some(token);
+    }
+}
+
+/// What a final reply says.
+pub(super) fn said(agent: &Arc<Agent>, reply: Reply) -> Word<Lease> {
+    match reply {
+        Reply::Entry(entry) => Word::Entry(entry),
+        Reply::Stale(entry) => Word::Stale(entry),
+        Reply::Failure { remaining } => Word::Failure(remaining),
+        Reply::Granted { token, takeover, .. } => {
+            Word::Granted { lease: Lease::new(Arc::clone(agent), token), takeover }
+        }
+        // The agent follows redirects itself, and the rest answers no lookup or ends none.
+        Reply::Proceed
+        | Reply::Elsewhere(_)
+        | Reply::Stored { .. }
+        | Reply::Refused(_)
+        | Reply::Checked { .. }
+        | Reply::Working
+        | Reply::Held { .. } => Word::Proceed,
     }
 }
 

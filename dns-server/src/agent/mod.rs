@@ -1,6 +1,7 @@
 //! The agent's side of a miss: one link per worker over the local socket, and the conversations on it.
 //!
 //! ```text
+//!  ask_for(key, asker) ─► sleeps with its request ── the first word, or none for a while ──► the asker
 //!  ask(key) ─► Conversation ── words: Held, Entry, Granted(Lease), … ──► the miss
 //!                   │ meter of silence ◄── ticks that list the lease waited for
 //!  Lease: ticks while somebody watches it, ends by publish, fail or drop
@@ -9,6 +10,7 @@
 //!
 //! A missing agent is no error but an outcome: [`Off`] is the mesh of a server that has none.
 
+mod asleep;
 mod checks;
 mod conversation;
 mod hearing;
@@ -30,7 +32,9 @@ use heimdall_shared::trace::TraceContext;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
+use self::asleep::{Asleep, FIRST_WORD_WITHIN, FirstWords};
 pub use self::checks::Check;
 use self::checks::Checks;
 use self::conversation::Listeners;
@@ -47,16 +51,45 @@ pub trait Mesh: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Absent`] when there is nobody to ask: the miss goes on without the mesh.
-    fn ask(
+    fn ask(&self, key: &Key, question: Question) -> Result<Conversation, Absent>;
+
+    /// The same at `now` for an asker that has nothing to do before the first word.
+    ///
+    /// # Errors
+    /// The asker, and [`Absent`].
+    fn ask_for(
         &self,
         key: &Key,
-        mode: LookupMode,
-        deadline: Duration,
-        trace: Option<TraceContext>,
-    ) -> Result<Conversation, Absent>;
+        question: Question,
+        now: Instant,
+        asker: Box<dyn Asker>,
+    ) -> Result<(), (Box<dyn Asker>, Absent)>;
 
     /// Gives an answer that was fetched without a lease to the key's owner. Never waits.
     fn publish(&self, key: &Key, entry: &Entry);
+}
+
+/// What is asked about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What is wanted when there is no live entry.
+    pub mode: LookupMode,
+    /// What is left of the asker's time.
+    pub deadline: Duration,
+    /// The asker's span.
+    pub trace: Option<TraceContext>,
+}
+
+/// Somebody who sleeps until the mesh says the first word to his question. One of these is called, once.
+pub trait Asker: Debug + Send {
+    /// Here it is; what else there may be to hear is said in `more`.
+    fn hear(self: Box<Self>, word: Word<Lease>, more: Option<Conversation>);
+
+    /// It is long in coming: from now on silence must be watched.
+    fn wait(self: Box<Self>, conversation: Conversation);
+
+    /// Nobody could be asked.
+    fn absent(self: Box<Self>, absent: Absent);
 }
 
 /// Why nobody is asked.
@@ -73,8 +106,12 @@ pub enum Absent {
 pub struct Off;
 
 impl Mesh for Off {
-    fn ask(&self, _: &Key, _: LookupMode, _: Duration, _: Option<TraceContext>) -> Result<Conversation, Absent> {
+    fn ask(&self, _: &Key, _: Question) -> Result<Conversation, Absent> {
         Err(Absent::Off)
+    }
+
+    fn ask_for(&self, _: &Key, _: Question, _: Instant, asker: Box<dyn Asker>) -> Result<(), (Box<dyn Asker>, Absent)> {
+        Err((asker, Absent::Off))
     }
 
     fn publish(&self, _: &Key, _: &Entry) {}
@@ -147,6 +184,7 @@ pub struct Agent {
     hearing: Arc<Hearing>,
     purges: Arc<Purges>,
     beats: Beats,
+    first_words: Arc<FirstWords>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
@@ -156,7 +194,7 @@ struct Live {
     link: Arc<Link>,
     /// Tells the purges of this link from those of others.
     purges: Purging,
-    requests: Requests,
+    requests: Requests<Asleep>,
     listeners: Listeners,
     /// The agent is shutting down: it is asked nothing new.
     leaving: AtomicBool,
@@ -197,7 +235,8 @@ impl Agent {
     ) -> Arc<Self> {
         let (metrics, hearing, purges) = (metrics.clone(), Arc::clone(hearing), Arc::clone(purges));
         let (work, checks, beats, live) = (Work::default(), Checks::default(), Beats::default(), Mutex::default());
-        Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, beats, live })
+        let first_words = Arc::new(FirstWords::new(FIRST_WORD_WITHIN));
+        Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, beats, first_words, live })
     }
 
     /// Tells the agent whether none of the upstreams answers, unless it knows.
@@ -240,6 +279,23 @@ impl Agent {
         self.push_by(|link| if urgent { link.push(message) } else { link.push_idly(message) });
     }
 
+    /// The link, if it is up and good for a new question.
+    fn whom_to_ask(&self) -> Result<Arc<Live>, Absent> {
+        let up = self.live().clone().filter(|live| !live.leaving.load(Ordering::Relaxed));
+        let live = up.ok_or(Absent::Unable(MissOutcome::link_down))?;
+        if self.hearing.is_open() {
+            return Err(Absent::Unable(MissOutcome::breaker_open));
+        }
+        Ok(live)
+    }
+
+    fn lookup(&self, id: u64, key: &Key, question: Question) -> Message {
+        let Question { mode, deadline, trace } = question;
+        let stream = self.worker as u64;
+        let lookup = Lookup { key: key.clone(), deadline, skipped: Vec::new(), stream, trace, mode };
+        Message::Lookup { id, lookup }
+    }
+
     fn live(&self) -> MutexGuard<'_, Option<Arc<Live>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -250,25 +306,26 @@ impl Agent {
 pub struct Linked(pub Arc<Agent>);
 
 impl Mesh for Linked {
-    fn ask(
+    fn ask(&self, key: &Key, question: Question) -> Result<Conversation, Absent> {
+        let live = self.0.whom_to_ask()?;
+        let pending = live.requests.open().ok_or(Absent::Unable(MissOutcome::limit))?;
+        let message = self.0.lookup(pending.id, key, question);
+        let conversation = Conversation::new(Arc::clone(&self.0), live, pending, Moment::now());
+        conversation.begin(message).map_err(|_full| Absent::Unable(MissOutcome::limit))
+    }
+
+    fn ask_for(
         &self,
         key: &Key,
-        mode: LookupMode,
-        deadline: Duration,
-        trace: Option<TraceContext>,
-    ) -> Result<Conversation, Absent> {
-        let agent = &self.0;
-        let up = agent.live().clone().filter(|live| !live.leaving.load(Ordering::Relaxed));
-        let live = up.ok_or(Absent::Unable(MissOutcome::link_down))?;
-        if agent.hearing.is_open() {
-            return Err(Absent::Unable(MissOutcome::breaker_open));
-        }
-        let pending = live.requests.open().ok_or(Absent::Unable(MissOutcome::limit))?;
-        let lookup =
-            Lookup { key: key.clone(), deadline, skipped: Vec::new(), stream: agent.worker as u64, trace, mode };
-        let message = Message::Lookup { id: pending.id, lookup };
-        let conversation = Conversation::new(Arc::clone(agent), live, pending, Moment::now());
-        conversation.begin(message).map_err(|_full| Absent::Unable(MissOutcome::limit))
+        question: Question,
+        now: Instant,
+        asker: Box<dyn Asker>,
+    ) -> Result<(), (Box<dyn Asker>, Absent)> {
+        let live = match self.0.whom_to_ask() {
+            Ok(live) => live,
+            Err(absent) => return Err((asker, absent)),
+        };
+        self.0.lay_down(live, key, question, now, asker).map_err(|asker| (asker, Absent::Unable(MissOutcome::limit)))
     }
 
     fn publish(&self, key: &Key, entry: &Entry) {

@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::conversation::Listeners;
 use super::lease::Which;
-use super::{Agent, Live, Purging};
+use super::{Agent, Live, Purging, Word};
 
 /// A stream must be open, and its Hello here, within this time. The socket is on this machine: an agent that takes longer
 /// is stopped or starved.
@@ -68,6 +68,9 @@ impl Agent {
     /// Keeps the link up until `stop`; then sends what is queued and ends.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         tokio::spawn(self.beats.clone().run(stop.clone()));
+        let agent = Arc::clone(&self);
+        let silent = move |(live, request): (Arc<Live>, u64)| agent.wake(&live, request);
+        tokio::spawn(Arc::clone(&self.first_words).run(silent, stop.clone()));
         let mut pause = BACKOFF_MIN;
         let mut complained = false;
         while !stop.is_cancelled() {
@@ -151,7 +154,7 @@ impl Agent {
 
     /// Reads the link until it ends, and ticks.
     async fn serve(
-        &self,
+        self: &Arc<Self>,
         live: &Arc<Live>,
         more: Vec<Message>,
         mut incoming: Streaming<SessionBatch>,
@@ -173,7 +176,9 @@ impl Agent {
         *self.live() = None;
         self.metrics.links.dec();
         live.link.close();
-        let _nobody_sleeps = live.requests.break_off();
+        for asleep in live.requests.break_off() {
+            asleep.into_asker().hear(Word::LinkDown, None);
+        }
         self.checks.clear();
         if stop.is_cancelled() {
             // Publishes may be queued; the agent closes its side when it has read ours.
@@ -182,7 +187,7 @@ impl Agent {
         down
     }
 
-    async fn read(&self, live: &Arc<Live>, incoming: &mut Streaming<SessionBatch>) -> Down {
+    async fn read(self: &Arc<Self>, live: &Arc<Live>, incoming: &mut Streaming<SessionBatch>) -> Down {
         let mut unreadable = 0;
         loop {
             match incoming.message().await {
@@ -205,7 +210,7 @@ impl Agent {
         }
     }
 
-    fn take(&self, live: &Arc<Live>, mut message: Message, now: Moment) {
+    fn take(self: &Arc<Self>, live: &Arc<Live>, mut message: Message, now: Moment) {
         let (ledger, link) = (self.purges.ledger(), live.purges.link);
         if let Some(entry) = message.entry_mut() {
             entry.since = ledger.vouched(link, entry.since);
@@ -227,15 +232,19 @@ impl Agent {
         }
     }
 
-    fn deliver(&self, live: &Live, id: u64, reply: Reply) {
+    fn deliver(self: &Arc<Self>, live: &Arc<Live>, id: u64, reply: Reply) {
         // Before its miss reads it: somebody may watch the lease in the very next message.
         if let Reply::Granted { token, takeover, .. } = &reply {
             self.work.begin(token, *takeover);
         }
-        if let Delivered::Unwanted(Reply::Granted { token, .. }) = live.requests.deliver(id, reply) {
-            self.metrics.late_grants.inc();
-            self.work.end(&token);
-            self.push(Message::Release { token });
+        match live.requests.deliver(id, reply) {
+            Delivered::First { asker, reply, more } => self.tell(live, asker, reply, more),
+            Delivered::Unwanted(Reply::Granted { token, .. }) => {
+                self.metrics.late_grants.inc();
+                self.work.end(&token);
+                self.push(Message::Release { token });
+            }
+            Delivered::Heard | Delivered::Unwanted(_) => {}
         }
     }
 

@@ -39,14 +39,15 @@ async fn until(mut happened: impl FnMut() -> bool) {
 }
 
 fn ask(mesh: &Linked, number: u16) -> Result<Conversation, Absent> {
-    mesh.ask(&key(number), LookupMode::Join, LONG, None)
+    mesh.ask(&key(number), Question { mode: LookupMode::Join, deadline: LONG, trace: None })
 }
 
 #[tokio::test]
 async fn a_lookup_says_who_asks_and_how_long_it_may_take() {
     let (mesh, _agent, mut session, _stop) = linked().await;
     let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], sampled: true };
-    let _conversation = mesh.ask(&key(1), LookupMode::Join, Duration::from_millis(1_500), Some(trace)).unwrap();
+    let question = Question { mode: LookupMode::Join, deadline: Duration::from_millis(1_500), trace: Some(trace) };
+    let _conversation = mesh.ask(&key(1), question).unwrap();
     let (id, lookup) = session.lookup().await;
     assert_eq!(id % 2, 1, "the dialler's ids are odd");
     let expected = Lookup {

@@ -6,10 +6,12 @@
 //!                                                 └─► L1, everybody who waits, then the cluster
 //! ```
 //!
-//! A flight is a task of its own: clients may go away, the answer is fetched and kept all the same. And it is one of the runtime,
-//! behind the loops that read sockets, which are local to the thread: hits have their turn before it.
+//! A flight belongs to nobody who waits for it: clients may go away, the answer is fetched and kept all the same. What the mesh has is
+//! landed by the task that reads the link; any other flight becomes a task. Both are tasks of the runtime, behind the loops that read
+//! sockets, which are local to the thread: hits have their turn before them.
 
 mod flight;
+mod landing;
 mod life;
 mod sample;
 mod second_best;
@@ -317,8 +319,7 @@ impl Resolver {
     /// Begins to fetch the answer to `key` anew, which still lives. Nobody waits for it.
     pub fn refresh(&self, key: &Key) {
         if let Some(flight) = self.core.board_to_refresh(key, Moment::now()) {
-            let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
-            self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, None));
+            flight::begin(&self.core, &self.mesh, key, flight, None, self.flights.token());
         }
     }
 
@@ -357,8 +358,7 @@ impl Resolver {
             }
             Boarding::Waits => {}
             Boarding::Begin(flight, failed) => {
-                let (core, mesh) = (Arc::clone(&self.core), Arc::clone(&self.mesh));
-                self.flights.spawn(flight::fly(core, mesh, key.clone(), flight, failed));
+                flight::begin(&self.core, &self.mesh, key, flight, failed, self.flights.token());
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::flight::next;
 use super::{Core, Outcome};
-use crate::agent::{Conversation, Lease, Mesh, Word};
+use crate::agent::{Conversation, Lease, Mesh, Question, Word};
 
 /// The search for the second best answer of one flight.
 pub(super) struct SecondBest<'a> {
@@ -101,7 +101,7 @@ impl<'a> SecondBest<'a> {
 
     fn ask(&self, mesh: &dyn Mesh) -> Option<Conversation> {
         let mode = LookupMode::Stale { within: self.core.stale.limit };
-        mesh.ask(self.key, mode, self.core.budget, None).ok()
+        mesh.ask(self.key, Question { mode, deadline: self.core.budget, trace: None }).ok()
     }
 
     fn found(&self, word: Word<Lease>) -> Option<Outcome> {

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use heimdall_shared::key::Key;
+use heimdall_shared::link::LookupMode;
 use heimdall_shared::purge::Position;
 use heimdall_shared::telemetry::Span;
 use heimdall_shared::trace::TraceContext;
 
 use super::{Core, Outcome};
+use crate::agent::Question;
 
 /// Clients that wait for one flight: a storm on one name must not fill the process. Beyond it a query fails at once.
 pub(super) const WAITERS_MAX: usize = 4_096;
@@ -80,6 +83,12 @@ impl Flight {
     fn new(trace: Option<TraceContext>, waiting: Waiting, refreshes: Option<Moment>) -> Self {
         let (waiting, since, holders) = (Mutex::new(waiting), AtomicU64::new(NOT_FETCHING), Mutex::default());
         Self { waiting, since, refreshes, trace, holders }
+    }
+
+    /// What it asks of the mesh.
+    pub(super) fn question(&self, deadline: Duration) -> Question {
+        let mode = self.refreshes.map_or(LookupMode::Join, |held| LookupMode::Refresh { held });
+        Question { mode, deadline, trace: self.trace }
     }
 
     /// Whether it is for whoever asks at the position of a purge of its key: what began to be fetched before that is for those who

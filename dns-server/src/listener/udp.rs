@@ -119,12 +119,13 @@ impl Loop {
     /// Sends a batch of replies to misses.
     async fn send_late(&mut self) {
         self.batch.replies.clear();
+        let now = Moment::now();
         while self.batch.replies.len() < BATCH {
             let Some((query, outcome)) = self.late.take() else { break };
             // What was received last is answered: its senders' places are free.
             let nth = self.batch.replies.len();
             self.mail.set_sender(nth, query.peer);
-            let length = self.worker.reply_over_udp(&query.miss, outcome, self.batch.replies.next_mut());
+            let length = self.worker.reply_over_udp(&query.miss, outcome, now, self.batch.replies.next_mut());
             self.batch.replies.push(length, nth);
         }
         self.send_replies(0).await;

@@ -72,10 +72,9 @@ impl UnderWay {
         Arc::new(Self { agent: Arc::clone(agent), stream, tasks, places: Mutex::default() })
     }
 
-    /// Begins the lookup `id` of the stream, which arrived at `now`.
-    pub fn begin(self: &Arc<Self>, id: u64, lookup: Lookup, now: Moment) {
+    /// Begins the lookup `id` of the stream, which arrived at `now`, on either clock.
+    pub fn begin(self: &Arc<Self>, id: u64, lookup: Lookup, (now, sent): (Moment, Instant)) {
         let to = ReplyTo { link: self.stream, request: id };
-        let sent = Instant::now();
         // Nobody waits any more after its time, whatever became of the word that should have ended it.
         let until = sent + lookup.deadline.min(UNDER_WAY_WITHIN);
         let Some(way) = Way::begin(&self.agent, to, lookup, now, until) else { return };

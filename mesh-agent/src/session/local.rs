@@ -7,6 +7,7 @@ use heimdall_proto::v1::SessionBatch;
 use heimdall_shared::clock::Moment;
 use heimdall_shared::link::{Link, Lookup, LookupMode, Message, Publish, Reply, Requests, Side};
 use heimdall_shared::purge::LinkKind;
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -67,13 +68,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn take(&self, messages: Vec<Message>) {
-        let now = Moment::now();
+        let (now, instant) = (Moment::now(), Instant::now());
         for mut message in messages {
             if let Some(entry) = message.entry_mut() {
                 entry.since = self.agent.purges.vouched(self.stream.id, entry.since);
             }
             match message {
-                Message::Lookup { id, lookup } => self.lookup(id, lookup, now),
+                Message::Lookup { id, lookup } => self.lookup(id, lookup, (now, instant)),
                 Message::Cancel { id } => self.cancel(id),
                 Message::Publish { id, publish } => self.publish(id, publish),
                 Message::Fail { token, kind } => publish::fail(self.agent, token, kind),
@@ -98,9 +99,9 @@ impl Reader<'_> {
         }
     }
 
-    fn lookup(&self, id: u64, lookup: Lookup, now: Moment) {
+    fn lookup(&self, id: u64, lookup: Lookup, now: (Moment, Instant)) {
         let to = ReplyTo { link: self.stream.id, request: id };
-        if lookup::stored(self.agent, to, &lookup, now) {
+        if lookup::stored(self.agent, to, &lookup, now.0) {
             self.agent.metrics.store_hits.inc();
             return;
         }
