@@ -1,6 +1,7 @@
 //! What waits to be sent on a link: bounded lanes, never blocking.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Full(pub Lane);
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     lanes: Mutex<Lanes>,
+    /// Written under the lock: who pushes looks at it there, who only wants to know looks at it alone.
+    closed: AtomicBool,
     ready: Notify,
     closing: Notify,
 }
@@ -71,7 +74,6 @@ struct Lanes {
     due: bool,
     /// Whether a batch must leave, with or without messages.
     beat: bool,
-    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +101,7 @@ impl Outbox {
         let weight = message.weight();
         let changed = {
             let mut lanes = self.lanes();
-            if lanes.closed {
+            if self.is_closed() {
                 return Err(Full(lane));
             }
             if lanes.take_back(&message) {
@@ -129,7 +131,7 @@ impl Outbox {
     pub(super) fn beat(&self) -> bool {
         {
             let mut lanes = self.lanes();
-            if lanes.closed {
+            if self.is_closed() {
                 return false;
             }
             lanes.beat = true;
@@ -139,13 +141,16 @@ impl Outbox {
     }
 
     pub(super) fn close(&self) {
-        self.lanes().closed = true;
+        {
+            let _nobody_pushes = self.lanes();
+            self.closed.store(true, Ordering::Release);
+        }
         self.ready.notify_one();
         self.closing.notify_waiters();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.lanes().closed
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) async fn closed(&self) {
@@ -164,13 +169,14 @@ impl Outbox {
         loop {
             let lingers = {
                 let mut lanes = self.lanes();
-                if lanes.due || lanes.beat || lanes.closed {
+                let closed = self.is_closed();
+                if lanes.due || lanes.beat || closed {
                     let beat = std::mem::take(&mut lanes.beat);
                     let batch = lanes.take();
-                    if !batch.is_empty() || beat && !lanes.closed {
+                    if !batch.is_empty() || beat && !closed {
                         return Some(batch);
                     }
-                    if lanes.closed {
+                    if closed {
                         return None;
                     }
                 }
@@ -214,13 +220,18 @@ impl Lanes {
         let mut batch = Vec::with_capacity(self.count.min(BATCH_MESSAGES));
         let mut bytes = 0;
         for queue in &mut self.lanes {
-            while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
-                let Some(message) = queue.messages.pop_front() else { break };
-                let weight = message.weight();
-                queue.bytes -= weight;
-                bytes += weight;
-                batch.push(message);
+            // Counted first, then moved together: messages are large.
+            let room = BATCH_MESSAGES - batch.len();
+            let (before, mut count) = (bytes, 0);
+            for message in queue.messages.iter().take(room) {
+                if bytes >= BATCH_BYTES {
+                    break;
+                }
+                bytes += message.weight();
+                count += 1;
             }
+            queue.bytes -= bytes - before;
+            batch.extend(queue.messages.drain(..count));
         }
         self.count -= batch.len();
         self.due = self.count > 0;

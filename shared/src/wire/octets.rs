@@ -100,16 +100,37 @@ impl Writer {
 
 /// A number as a varint: seven bits an octet, the lowest first, and a bit that says whether another one follows.
 #[inline]
-const fn varint(mut value: u64) -> ([u8; VARINT_MAX], usize) {
-    let mut octets = [0; VARINT_MAX];
-    let mut at = 0;
-    while value >= 0x80 {
-        octets[at] = value as u8 | 0x80;
-        value >>= 7;
-        at += 1;
-    }
-    octets[at] = value as u8;
-    (octets, at + 1)
+const fn varint(value: u64) -> ([u8; VARINT_MAX], usize) {
+    let (low, high) = (value & LOW, value >> LOW_BITS);
+    let octets = if value == 0 { 1 } else { value.ilog2() as usize / 7 + 1 };
+    let follows = if octets > WORD { FOLLOWS } else { FOLLOWS & ((1 << (8 * (octets - 1))) - 1) };
+    let [a, b, c, d, e, f, g, h] = (spread(low) | follows).to_le_bytes();
+    let follows = if octets == VARINT_MAX { 0x80 } else { 0 };
+    ([a, b, c, d, e, f, g, h, high as u8 & 0x7F | follows, (high >> 7) as u8], octets)
+}
+
+/// Octets that are worked on at once, and the bits of a number that stand in them.
+const WORD: usize = 8;
+const LOW_BITS: u32 = 7 * WORD as u32;
+const LOW: u64 = (1 << LOW_BITS) - 1;
+
+/// The bits that say that another octet follows.
+const FOLLOWS: u64 = 0x8080_8080_8080_8080;
+
+/// Seven bits an octet: halves are moved apart, then quarters, then eighths.
+#[inline]
+const fn spread(bits: u64) -> u64 {
+    let bits = bits & 0x0000_0000_0FFF_FFFF | (bits & 0x00FF_FFFF_F000_0000) << 4;
+    let bits = bits & 0x0000_3FFF_0000_3FFF | (bits & 0x0FFF_C000_0FFF_C000) << 2;
+    bits & 0x007F_007F_007F_007F | (bits & 0x3F80_3F80_3F80_3F80) << 1
+}
+
+/// And back.
+#[inline]
+const fn gathered(octets: u64) -> u64 {
+    let bits = octets & 0x007F_007F_007F_007F | (octets & 0x7F00_7F00_7F00_7F00) >> 1;
+    let bits = bits & 0x0000_3FFF_0000_3FFF | (bits & 0x3FFF_0000_3FFF_0000) >> 2;
+    bits & 0x0000_0000_0FFF_FFFF | (bits & 0x0FFF_FFFF_0000_0000) >> 4
 }
 
 /// The fields of a message that lies within `whole`, in their order. It ends with `None` where the octets do, or where they
@@ -166,7 +187,23 @@ impl<'a> Fields<'a> {
         self.long_varint()
     }
 
+    /// One of more than one octet.
+    #[inline]
     fn long_varint(&mut self) -> Option<u64> {
+        if let Some(word) = self.octets.first_chunk() {
+            let word = u64::from_le_bytes(*word);
+            let ends = !word & FOLLOWS;
+            if ends != 0 {
+                // The bits below the last one of the octet that ends it, and that one.
+                let octets = word & (ends ^ (ends - 1));
+                self.octets = &self.octets[ends.trailing_zeros() as usize / 8 + 1..];
+                return Some(gathered(octets & !FOLLOWS));
+            }
+        }
+        self.any_varint()
+    }
+
+    fn any_varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for (at, &octet) in self.octets.iter().enumerate().take(VARINT_MAX) {
             let bits = u64::from(octet & 0x7f);
@@ -221,5 +258,50 @@ impl<'a> Iterator for Fields<'a> {
             self.octets = before;
         }
         field
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers of each length, and those at the ends of each.
+    fn numbers() -> impl Strategy<Value = u64> {
+        let end = (0..64_u32, 0..3_u64).prop_map(|(bits, off)| (1_u64 << bits).wrapping_add(off).wrapping_sub(1));
+        prop_oneof![end, (any::<u64>(), 0..64_u32).prop_map(|(value, bits)| value >> bits)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_varint_is_what_everybody_writes_and_is_read_before_anything(value in numbers(), behind: Vec<u8>) {
+            let mut expected = Vec::new();
+            prost::encoding::encode_varint(value, &mut expected);
+            let mut out = Writer::with_room(0);
+            out.varint(value);
+            prop_assert_eq!(&out.0, &expected);
+
+            let whole = Bytes::from([&*expected, &*behind].concat());
+            let mut fields = Fields::of(&whole);
+            prop_assert_eq!(fields.varint(), Some(value));
+            prop_assert_eq!(fields.octets(), &*behind);
+            // Cut off, it is none.
+            let cut = whole.slice(..expected.len() - 1);
+            prop_assert_eq!(Fields::of(&cut).varint(), None);
+        }
+
+        #[test]
+        fn octets_that_are_no_varint_are_refused_and_others_are_read_as_by_everybody(octets: [u8; 12], all_follow: bool) {
+            let octets = octets.map(|octet| if all_follow { octet | 0x80 } else { octet });
+            let whole = Bytes::copy_from_slice(&octets);
+            let mut theirs = &octets[..];
+            let expected = prost::encoding::decode_varint(&mut theirs).ok();
+            let mut fields = Fields::of(&whole);
+            prop_assert_eq!(fields.varint(), expected);
+            if expected.is_some() {
+                prop_assert_eq!(fields.octets(), theirs);
+            }
+        }
     }
 }
