@@ -156,10 +156,8 @@ impl Worker {
     }
 
     /// Asks for what the cache could not answer. The answer comes to `late`.
-    pub(crate) fn miss_over_udp(&self, packet: &[u8], peer: Address, late: &Arc<Late>) {
-        let mut key = KeyBuf::new();
-        let Ok(query) = Query::parse(packet, &mut key) else { return };
-        let Some(miss) = Miss::new(&query, &key) else { return };
+    pub(crate) fn miss_over_udp(&self, query: &Query<'_>, key: &KeyBuf, peer: Address, late: &Arc<Late>) {
+        let Some(miss) = Miss::new(query, key) else { return };
         let Some(place) = self.place() else { return };
         let key = miss.key.clone();
         let query = LateQuery::new(miss, peer, place, late);
@@ -176,12 +174,9 @@ impl Worker {
         self.reply(miss, outcome).write(&query, now, query.udp_limit(), out)
     }
 
-    /// Fetches the answer to a datagram's question anew, though it still lives. Nobody waits for it.
-    pub(crate) fn refresh(&self, packet: &[u8]) {
-        let mut key = KeyBuf::new();
-        if Query::parse(packet, &mut key).is_ok()
-            && let Ok(key) = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes()))
-        {
+    /// Fetches the answer to a key anew, though it still lives. Nobody waits for it.
+    pub(crate) fn refresh(&self, key: &KeyBuf) {
+        if let Ok(key) = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes())) {
             self.resolver.refresh(&key);
         }
     }

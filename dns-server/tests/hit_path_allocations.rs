@@ -105,8 +105,8 @@ fn a_batch_of_cached_queries_is_answered_without_an_allocation() {
     let before = ALLOCATIONS.get();
     for round in 0..ROUNDS {
         fill(&mut batch, &queries);
-        let misses = batch.answer(Moment::from_nanos(round as u64 * 1_000_000), &cache, &tallies);
-        assert!(misses.is_empty());
+        batch.answer(Moment::from_nanos(round as u64 * 1_000_000), &cache, &tallies);
+        assert_eq!(batch.misses().count(), 0);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 

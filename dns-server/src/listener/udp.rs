@@ -172,17 +172,16 @@ impl Loop {
     /// Sends what the cache has, and asks for what it has not.
     async fn answer(&mut self) {
         let worker = Rc::clone(&self.worker);
-        let missed = self.batch.answer(Moment::now(), &worker.desk.cache, &worker.desk.tallies).len();
+        self.batch.answer(Moment::now(), &worker.desk.cache, &worker.desk.tallies);
         // Hits wait for nothing else, and nothing else for a full send buffer.
         let sent = if self.batch.replies.is_empty() { 0 } else { self.send_from(0).unwrap_or(0) };
-        for nth in 0..missed {
-            let index = self.batch.misses()[nth];
-            if let Some(sender) = self.mail.sender(index) {
-                worker.miss_over_udp(self.batch.received.packet(index), sender, &self.late);
+        for missed in self.batch.misses() {
+            if let Some(sender) = self.mail.sender(missed.index) {
+                worker.miss_over_udp(&missed.query, missed.key, sender, &self.late);
             }
         }
-        for nth in 0..self.batch.due().len() {
-            worker.refresh(self.batch.received.packet(self.batch.due()[nth]));
+        for due in self.batch.due() {
+            worker.refresh(due.key);
         }
         self.send_replies(sent).await;
     }
