@@ -87,7 +87,7 @@ pub fn complete(query: &Query<'_>, head: Head, length: usize, fresh: bool, limit
     opt(query, u16::from(code), None, length, out)
 }
 
-/// Copies as many octets as there is room for. Those of a usual question take two moves that overlap; a call to copy so few would be
+/// Copies octets to a place of the same length. Those of a usual question take two moves that overlap; a call to copy so few would be
 /// most of the cost.
 #[inline(always)]
 fn copy(from: &[u8], to: &mut [u8]) {

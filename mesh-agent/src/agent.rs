@@ -159,3 +159,53 @@ impl Agent {
         Ok(Entry { lifetime: entry.lifetime.min(longest), ..entry.clone() })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use heimdall_shared::link::WriteLevel;
+
+    use super::*;
+    use crate::lookup::FIRST_WORD_WITHIN;
+    use crate::membership::{Discovered, Event, Membership, Update};
+    use crate::{purge, transfer, trust};
+
+    /// An agent with the name `a`, to whom a peer with the name `b` is linked by `link`; nobody grants, and nothing else runs.
+    pub(crate) fn linked_to_b(link: crate::lease::LinkId) -> Arc<Agent> {
+        let now = Moment::now();
+        let member = |name: &str| Discovered { name: name.into(), address: "127.0.0.1:1".into() };
+        let mut membership = Membership::new(member("a"), 2, now);
+        membership.step(Event::Discovered(Update::Reset(vec![member("a"), member("b")])), now);
+        membership.step(Event::LinkUp { member: "b".into(), incarnation: 1, link, advertised: None }, now);
+        let metrics = Arc::<Metrics>::default();
+        let purges = Arc::new(purge::ledger(Duration::ZERO));
+        let (cluster, _) = mpsc::channel(1);
+        let trust = Trust::new(0, trust::checks::channel().0, &metrics.trust);
+        Arc::new(Agent {
+            name: "a".into(),
+            incarnation: 1,
+            advertise: "127.0.0.1:1".into(),
+            view: watch::channel(membership.view()).1,
+            links: Arc::default(),
+            beats: Beats::default(),
+            store: Arc::new(Store::keeping_stale(1 << 20, Duration::ZERO, Arc::clone(&purges))),
+            purges,
+            granter: granter::channel().0,
+            warmth: Arc::new(Warmth::starting(now)),
+            degraded: ArcSwap::default(),
+            relays: Relays::default(),
+            leavers: transfer::channel().0,
+            hand_over: HandOver::default(),
+            cluster,
+            budgets: Budgets { peer: Duration::from_millis(10) },
+            first_words: Arc::new(Patience::new(FIRST_WORD_WITHIN)),
+            promise: Promise { level: WriteLevel::Eventual, within: Duration::from_secs(1) },
+            repairs: Repairs::default(),
+            trust,
+            ttl_limits: TtlLimits::default(),
+            metrics,
+            tracer: Tracer::off(),
+        })
+    }
+}

@@ -48,6 +48,34 @@ pub struct Grant {
     pub first: Arc<str>,
 }
 
+/// A grant that is still to be followed. Dropped, its lease goes back to its granter.
+pub struct Unfollowed {
+    agent: Arc<Agent>,
+    grant: Option<Grant>,
+}
+
+impl Unfollowed {
+    /// Nobody was asked yet.
+    pub const fn new(agent: Arc<Agent>, grant: Grant) -> Self {
+        Self { agent, grant: Some(grant) }
+    }
+
+    /// Follows it.
+    pub async fn follow(mut self) {
+        if let Some(grant) = self.grant.take() {
+            follow(&self.agent, grant).await;
+        }
+    }
+}
+
+impl Drop for Unfollowed {
+    fn drop(&mut self) {
+        if let Some(grant) = self.grant.take() {
+            publish::release(&self.agent, grant.token);
+        }
+    }
+}
+
 /// Leases that are waited for on behalf of leases that this replica holds: a sign of work on the one is one on the other.
 #[derive(Debug, Default)]
 pub struct Relays(Mutex<HashMap<Token, Token>>);

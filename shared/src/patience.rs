@@ -2,7 +2,8 @@
 //!
 //! Each request is given a few milliseconds, and nearly none needs them. A timer of the runtime for each of them costs more than the
 //! request itself: it is put into a wheel and taken out again, and the first ones that are due before all others wake the runtime's own
-//! thread with a system call each. Who waits equally long is due in the order of coming: a queue is enough, and a timer for its head.
+//! thread with a system call each. Who waits equally long is due in the order of coming: a queue is enough, and a timer for its head. Whoever comes
+//! with a slightly older clock than the one before waits for that one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! Askers that sleep until the mesh says the first word to their question: most misses that the mesh can answer are over with it,
 //! and no task was begun, woken and ended for them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use heimdall_shared::key::Key;
 use heimdall_shared::link::{Pending, Reply};
 use heimdall_shared::patience::Patience;
 use tokio::time::Instant;
+use tracing::error;
 
 use super::conversation::said;
 use super::{Agent, Asker, Conversation, Live, Question};
 
-/// An asker is woken after this time when it was not by a word. By then the agent says that it is at work, or something is wrong; a
-/// miss bears twenty times as much silence.
+/// An asker is woken after this time when it was not by a word, or after all the silence that a miss bears, if that is less (usually it is
+/// twenty times as much). The agent says that it is at work when it has had a lookup for as long.
 pub(super) const FIRST_WORD_WITHIN: Duration = Duration::from_millis(5);
 
 /// Requests that nobody may have said a word to yet.
@@ -60,13 +62,19 @@ impl Agent {
 
     /// Wakes an asker with the first reply.
     pub(super) fn tell(self: &Arc<Self>, live: &Arc<Live>, asleep: Asleep, reply: Reply, more: Option<Pending>) {
-        let Some(pending) = more else {
-            return asleep.asker.hear(said(self, reply), None);
-        };
-        let mut conversation = asleep.conversation(self, live, pending);
-        match conversation.hear(reply) {
-            Some(word) => asleep.asker.hear(word, Some(conversation)),
-            None => asleep.asker.wait(conversation),
+        // One that panics fails its own miss, as a task would, and not everybody's link.
+        let heard = catch_unwind(AssertUnwindSafe(|| {
+            let Some(pending) = more else {
+                return asleep.asker.hear(said(self, reply), None);
+            };
+            let mut conversation = asleep.conversation(self, live, pending);
+            match conversation.hear(reply) {
+                Some(word) => asleep.asker.hear(word, Some(conversation)),
+                None => asleep.asker.wait(conversation),
+            }
+        }));
+        if heard.is_err() {
+            error!("an answer of the agent made a miss panic; please report what stands above");
         }
     }
 }

@@ -80,7 +80,7 @@ pub struct Question {
     pub trace: Option<TraceContext>,
 }
 
-/// Somebody who sleeps until the mesh says the first word to his question. One of these is called, once.
+/// Somebody who sleeps until the mesh says the first word to his question. At most one of these is called, once.
 pub trait Asker: Debug + Send {
     /// Here it is; what else there may be to hear is said in `more`.
     fn hear(self: Box<Self>, word: Word<Lease>, more: Option<Conversation>);
@@ -235,7 +235,7 @@ impl Agent {
     ) -> Arc<Self> {
         let (metrics, hearing, purges) = (metrics.clone(), Arc::clone(hearing), Arc::clone(purges));
         let (work, checks, beats, live) = (Work::default(), Checks::default(), Beats::default(), Mutex::default());
-        let first_words = Arc::new(FirstWords::new(FIRST_WORD_WITHIN));
+        let first_words = Arc::new(FirstWords::new(FIRST_WORD_WITHIN.min(settings.silence)));
         Arc::new(Self { settings, worker, metrics, work, checks, hearing, purges, beats, first_words, live })
     }
 

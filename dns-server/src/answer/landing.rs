@@ -19,7 +19,7 @@ use crate::agent::{Lease, Mesh, Word};
 use crate::metrics::MissOutcome;
 use crate::upstream;
 
-/// Tells everybody who waits and takes the flight off the list, whatever happens to its task.
+/// Tells everybody who waits and takes the flight off the list, whatever happens to whoever has it.
 #[derive(Debug)]
 pub(super) struct Landing {
     pub(super) core: Arc<Core>,

@@ -83,9 +83,11 @@ impl UnderWay {
         let peer = Arc::clone(asleep.way.peer());
         // Until it is in its place: its first word looks for it there.
         let mut places = self.places();
-        if places.len() >= LOOKUPS_MAX {
+        if places.len() >= LOOKUPS_MAX || places.contains_key(&id) {
+            // A dns-server gives no number twice.
+            let is_new = !places.contains_key(&id);
             drop(places);
-            self.agent.metrics.routes_full.inc();
+            if is_new { &self.agent.metrics.routes_full } else { &self.agent.metrics.unexpected_messages }.inc();
             reply(&self.agent, to, Reply::Proceed);
             return;
         }
@@ -191,3 +193,6 @@ pub fn bear_silence(peer: &Arc<Peer>, request: u64) {
         asleep.wake(From::Silence(Request::under_way(peer, pending), asked, sent));
     }
 }
+
+#[cfg(test)]
+mod tests;

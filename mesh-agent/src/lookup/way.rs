@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::route::Route;
 use super::{FIRST_WORD_WITHIN, OUTCOME, ReplyTo, answer, reply, span};
 use crate::agent::Agent;
-use crate::ask_first::{self, Grant};
+use crate::ask_first::{Grant, Unfollowed};
 use crate::links::Peer;
 use crate::metrics::Routed;
 use crate::publish;
@@ -49,7 +49,7 @@ pub(super) enum Then {
     /// Another member is asked.
     Next,
     /// Somebody is asked before the lease is used.
-    Follow(Grant),
+    Follow(Unfollowed),
 }
 
 /// Where a task takes a lookup up.
@@ -91,7 +91,7 @@ impl Way {
                 Then::Next if self.turn() => then = self.ask().await,
                 Then::Next => return,
                 // Boxed: it is rare, and no other lookup's task must have room for it.
-                Then::Follow(grant) => return Box::pin(ask_first::follow(&self.agent, grant)).await,
+                Then::Follow(grant) => return Box::pin(grant.follow()).await,
             }
         }
     }
@@ -224,7 +224,8 @@ impl Way {
                 if let Some(mut span) = self.span.take() {
                     span.attribute(OUTCOME, "granted");
                 }
-                Then::Follow(Grant { to: self.to, key: key.clone(), token, takeover, first })
+                let grant = Grant { to: self.to, key: key.clone(), token, takeover, first };
+                Then::Follow(Unfollowed::new(Arc::clone(agent), grant))
             }
             Some(word) => {
                 // Who does not join gets no result after the token.

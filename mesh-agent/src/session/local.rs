@@ -68,13 +68,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn take(&self, messages: Vec<Message>) {
-        let (now, instant) = (Moment::now(), Instant::now());
+        let mut now = (Moment::now(), Instant::now());
         for mut message in messages {
             if let Some(entry) = message.entry_mut() {
                 entry.since = self.agent.purges.vouched(self.stream.id, entry.since);
             }
             match message {
-                Message::Lookup { id, lookup } => self.lookup(id, lookup, (now, instant)),
+                Message::Lookup { id, lookup } => self.lookup(id, lookup, now),
                 Message::Cancel { id } => self.cancel(id),
                 Message::Publish { id, publish } => self.publish(id, publish),
                 Message::Fail { token, kind } => publish::fail(self.agent, token, kind),
@@ -82,8 +82,10 @@ impl Reader<'_> {
                 Message::Tick { working, struggling } => publish::tick(self.agent, &working, &struggling),
                 Message::Purges(purges) => {
                     // After a restart of this agent its dns-server may know more than it.
-                    let fresh = self.agent.purges.hear(self.stream.id, &purges, now);
+                    let fresh = self.agent.purges.hear(self.stream.id, &purges, now.0);
                     purge::apply(self.agent, &fresh).await;
+                    // That may have taken a while, which the lookups behind it have not waited for.
+                    now = (Moment::now(), Instant::now());
                 }
                 Message::PurgesDone { position } => self.agent.purges.hear_done(self.stream.id, position),
                 Message::Reply { id, reply } => {
