@@ -41,8 +41,8 @@ pub(super) struct Trip {
 
 /// Begins to fetch the answer to `key`.
 ///
-/// The mesh is asked at once. Nothing else is to be done before its first word, which mostly is the answer: only then a task begins
-/// when that is not so, or when the word is long in coming.
+/// The mesh is asked at once. Nothing else is to be done before its first word: a task begins only when that is no answer, or is long in
+/// coming.
 pub(super) fn begin(
     core: &Arc<Core>,
     mesh: &Arc<dyn Mesh>,
