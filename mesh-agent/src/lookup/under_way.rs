@@ -55,8 +55,6 @@ enum Place {
 pub struct Asleep {
     way: Way,
     under_way: Arc<UnderWay>,
-    id: u64,
-    asked: Moment,
     sent: Instant,
 }
 
@@ -79,15 +77,16 @@ impl UnderWay {
         let until = sent + lookup.deadline.min(UNDER_WAY_WITHIN);
         let Some(way) = Way::begin(&self.agent, to, lookup, now, until) else { return };
         let question = way.question(now);
-        let asleep = Box::new(Asleep { way, under_way: Arc::clone(self), id, asked: now, sent });
+        let asleep = Box::new(Asleep { way, under_way: Arc::clone(self), sent });
         let peer = Arc::clone(asleep.way.peer());
         // Until it is in its place: its first word looks for it there.
         let mut places = self.places();
-        if places.len() >= LOOKUPS_MAX || places.contains_key(&id) {
-            // A dns-server gives no number twice.
-            let is_new = !places.contains_key(&id);
+        // A dns-server gives no number twice.
+        let is_known = places.contains_key(&id);
+        if is_known || places.len() >= LOOKUPS_MAX {
             drop(places);
-            if is_new { &self.agent.metrics.routes_full } else { &self.agent.metrics.unexpected_messages }.inc();
+            let metrics = &self.agent.metrics;
+            if is_known { &metrics.unexpected_messages } else { &metrics.routes_full }.inc();
             reply(&self.agent, to, Reply::Proceed);
             return;
         }
@@ -159,7 +158,7 @@ impl Asleep {
     pub fn hear(mut self: Box<Self>, word: Option<Reply>, more: Option<Pending>) {
         let request = more.map(|more| Request::under_way(self.way.peer(), more));
         match self.way.hear(word) {
-            Then::Over => self.under_way.over(self.id),
+            Then::Over => self.under_way.over(self.way.number()),
             then => self.wake(From::Word(then, request)),
         }
     }
@@ -168,13 +167,14 @@ impl Asleep {
     fn wake(self: Box<Self>, from: From) {
         let under_way = Arc::clone(&self.under_way);
         let mut places = under_way.places();
-        if places.contains_key(&self.id) {
+        if places.contains_key(&self.way.number()) {
             self.rise(&mut places, from);
         }
     }
 
     fn rise(self: Box<Self>, places: &mut Places, from: From) {
-        let Self { way, under_way, id, .. } = *self;
+        let Self { way, under_way, .. } = *self;
+        let id = way.number();
         let tasks = under_way.tasks.clone();
         // Boxed: the runtime moves a task about while it begins and ends, and this one has room for all that may happen on its way.
         let task = tasks.spawn(Box::pin(async move {
@@ -189,8 +189,8 @@ impl Asleep {
 /// The request's peer has not said a word for [`super::FIRST_WORD_WITHIN`]. If it still has not, a task goes on.
 pub fn bear_silence(peer: &Arc<Peer>, request: u64) {
     if let Some((asleep, pending)) = peer.requests.wake(request) {
-        let (asked, sent) = (asleep.asked, asleep.sent);
-        asleep.wake(From::Silence(Request::under_way(peer, pending), asked, sent));
+        let sent = asleep.sent;
+        asleep.wake(From::Silence(Request::under_way(peer, pending), sent));
     }
 }
 

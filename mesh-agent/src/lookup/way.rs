@@ -56,8 +56,8 @@ pub(super) enum Then {
 pub(super) enum From {
     /// Its member is to be asked.
     Member,
-    /// Its peer was asked at these moments, and is silent so far.
-    Silence(Request, Moment, Instant),
+    /// Its first peer was asked then, when it arrived, and is silent so far.
+    Silence(Request, Instant),
     /// Its peer has said something; and may say more, when there is a request.
     Word(Then, Option<Request>),
 }
@@ -81,7 +81,7 @@ impl Way {
     pub(super) async fn go_on(mut self, from: From) {
         let mut then = match from {
             From::Member => self.ask().await,
-            From::Silence(request, asked, sent) => self.bear_silence(request, asked, sent).await,
+            From::Silence(request, sent) => self.bear_silence(request, self.arrived, sent).await,
             From::Word(Then::Listen, Some(request)) => self.listen(request).await,
             From::Word(then, _) => then,
         };
@@ -94,6 +94,11 @@ impl Way {
                 Then::Follow(grant) => return Box::pin(grant.follow()).await,
             }
         }
+    }
+
+    /// Its number on the stream that asked.
+    pub(super) const fn number(&self) -> u64 {
+        self.to.request
     }
 
     pub(super) fn peer(&self) -> &Arc<Peer> {
