@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub(crate) mod late;
+mod mailbox;
 pub(crate) mod mmsg;
 pub mod tcp;
 pub mod udp;

@@ -3,29 +3,23 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use heimdall_shared::clock::Moment;
 use nix::errno::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::batch::{BATCH, Batch};
 use super::late::Late;
-use super::mmsg::Mail;
+use super::mailbox::{LEAST_ROOM, Mailbox};
 use crate::worker::Worker;
-use heimdall_shared::watched::{Room, watched};
+use heimdall_shared::watched::Room;
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
 const ROUNDS_PER_TURN: u32 = 16;
-
-/// Fewest datagrams that a receive call offers room for: a quiet socket should not pay for setting up all of them.
-const LEAST_ROOM: usize = 4;
 
 /// Batches read after the signal to stop: with [`LEAST_ROOM`] each, more than the largest receive buffer holds, and an end
 /// also when clients go on asking.
@@ -38,35 +32,23 @@ const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
     let room = Room::new(socket.try_clone()?);
-    let socket = Rc::new(watched(socket, Interest::READABLE)?);
-    Loop::new(socket, room, worker, address).run(&stop).await;
+    Loop::new(Mailbox::new(socket), room, worker, address).run(&stop).await;
     Ok(())
 }
 
 struct Loop {
     address: SocketAddr,
-    socket: Rc<AsyncFd<StdSocket>>,
+    mailbox: Mailbox,
     send_room: Room<StdSocket>,
     worker: Rc<Worker>,
     late: Arc<Late>,
     batch: Batch,
-    mail: Mail,
-    room: usize,
-    /// Whether the last receive call filled its room.
-    was_full: bool,
 }
 
 impl Loop {
-    fn new(
-        socket: Rc<AsyncFd<StdSocket>>,
-        send_room: Room<StdSocket>,
-        worker: Rc<Worker>,
-        address: SocketAddr,
-    ) -> Self {
+    fn new(mailbox: Mailbox, send_room: Room<StdSocket>, worker: Rc<Worker>, address: SocketAddr) -> Self {
         let batch = Batch::new(worker.desk.ahead);
-        let late = Arc::default();
-        let (mail, room) = (Mail::new(), LEAST_ROOM);
-        Self { address, socket, send_room, worker, late, batch, mail, room, was_full: false }
+        Self { address, mailbox, send_room, worker, late: Arc::default(), batch }
     }
 
     async fn run(mut self, stop: &CancellationToken) {
@@ -81,14 +63,14 @@ impl Loop {
                     self.send_late().await;
                     continue;
                 }
-                received = self.receive() => received,
+                received = self.mailbox.receive(&mut self.batch.received) => received,
             };
             match received {
                 Ok(()) => {
                     self.answer().await;
                     rounds += 1;
-                    // Behind a full batch there is another one: no need to ask the runtime, which costs as much as an answer.
-                    while self.was_full && rounds < ROUNDS_PER_TURN && self.try_receive().is_ok() {
+                    // Behind many there are more: no need to ask the runtime, which costs as much as an answer.
+                    while self.is_busy() && rounds < ROUNDS_PER_TURN && self.receive_more() {
                         self.answer().await;
                         rounds += 1;
                     }
@@ -105,7 +87,7 @@ impl Loop {
         }
         // Datagrams that are still queued would die with the socket.
         for _ in 0..LAST_ROUNDS {
-            if self.receive_now().is_err() {
+            if self.mailbox.receive_now(&mut self.batch.received).is_err() {
                 break;
             }
             self.answer().await;
@@ -124,49 +106,21 @@ impl Loop {
             let Some((query, outcome)) = self.late.take() else { break };
             // What was received last is answered: its senders' places are free.
             let nth = self.batch.replies.len();
-            self.mail.set_sender(nth, query.peer);
+            self.mailbox.set_sender(nth, query.peer);
             let length = self.worker.reply_over_udp(&query.miss, outcome, now, self.batch.replies.next_mut());
             self.batch.replies.push(length, nth);
         }
         self.send_replies(0).await;
     }
 
-    /// Waits for at least one datagram.
-    async fn receive(&mut self) -> io::Result<()> {
-        let socket = Rc::clone(&self.socket);
-        loop {
-            let _still_readable = socket.readable().await?;
-            match self.try_receive() {
-                Err(Errno::EAGAIN) => {}
-                received => return received.map_err(io::Error::from).or_else(passing),
-            }
-        }
+    /// Whether the last batch was large enough that more has probably arrived since.
+    const fn is_busy(&self) -> bool {
+        self.mailbox.was_full() || self.batch.replies.len() >= LEAST_ROOM
     }
 
-    /// Receives what is there.
-    ///
-    /// The runtime believes that there is something until it is told that there is nothing. A call that did not fill its room has emptied
-    /// the socket: it need not be followed by one that finds nothing.
-    fn try_receive(&mut self) -> Result<(), Errno> {
-        let socket = Rc::clone(&self.socket);
-        let mut received = Err(Errno::EAGAIN);
-        let _ = socket.try_io(Interest::READABLE, |_| {
-            received = self.receive_now();
-            match received {
-                Ok(()) if !self.was_full => Err(io::ErrorKind::WouldBlock.into()),
-                received => received.map_err(io::Error::from),
-            }
-        });
-        received
-    }
-
-    fn receive_now(&mut self) -> Result<(), Errno> {
-        self.was_full = false;
-        let count = self.mail.receive(self.socket.as_fd(), &mut self.batch.received, self.room)?;
-        self.was_full = count == self.room;
-        // Twice the room after a full batch, half of it after one that left most of it unused.
-        self.room = if self.was_full { BATCH.min(self.room * 2) } else { LEAST_ROOM.max(count.next_power_of_two()) };
-        Ok(())
+    /// Receives another batch, if there is one already.
+    fn receive_more(&mut self) -> bool {
+        self.mailbox.receive_more(&mut self.batch.received).is_ok()
     }
 
     /// Sends what the cache has, and asks for what it has not.
@@ -176,7 +130,7 @@ impl Loop {
         // Hits wait for nothing else, and nothing else for a full send buffer.
         let sent = if self.batch.replies.is_empty() { 0 } else { self.send_from(0).unwrap_or(0) };
         for missed in self.batch.misses() {
-            if let Some(sender) = self.mail.sender(missed.index) {
+            if let Some(sender) = self.mailbox.sender(missed.index) {
                 worker.miss_over_udp(&missed.query, missed.key, sender, &self.late);
             }
         }
@@ -219,18 +173,6 @@ impl Loop {
     }
 
     fn send_from(&mut self, first: usize) -> Result<usize, Errno> {
-        self.mail.send(self.socket.as_fd(), &self.batch.replies, first)
-    }
-}
-
-/// An error of a receive call that says something about an earlier datagram, not about the socket.
-fn passing(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::Interrupted => Ok(()),
-        _ => Err(error),
+        self.mailbox.send(&self.batch.replies, first)
     }
 }
