@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::Context as _;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::worker::Sockets;
@@ -69,8 +70,24 @@ fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    leave_whole(&socket, address)?;
     prepare(&socket, address)?;
     Ok(socket.into())
+}
+
+/// Has all datagrams of `socket` leave in one piece.
+///
+/// RFC 9715 3.1 R2 wants a responder's replies not to be fragmented, since somebody else's second fragment can be put behind our first one. By
+/// default the kernel sets DF only as long as it believes that a datagram fits its path, and believes whoever sends it an ICMP message
+/// that says otherwise. No reply of ours is longer than what fits everywhere ([`UDP_PAYLOAD`](crate::query::UDP_PAYLOAD)).
+/// What also speaks for it: a datagram that cannot be fragmented needs no IP ID, which is drawn from a hash, and its path's MTU is not
+/// looked up.
+fn leave_whole(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?,
+        SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?,
+    }
+    Ok(())
 }
 
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
@@ -84,6 +101,8 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
@@ -94,5 +113,14 @@ mod tests {
         assert!(first.iter().all(|sockets| sockets.udp[0].local_addr().unwrap() == addresses[0]));
         let error = format!("{:#}", bind(&addresses, 1).unwrap_err());
         assert!(error.contains(&addresses[0].to_string()) && error.contains("TCP"), "{error}");
+    }
+    #[test]
+    fn what_leaves_a_udp_socket_is_never_fragmented() {
+        let v4 = udp(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        assert_eq!(sockopt::ip_mtu_discover(&v4).unwrap(), Ipv4PathMtuDiscovery::PROBE);
+        // Not every machine has IPv6.
+        if let Ok(v6) = udp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+            assert_eq!(sockopt::ipv6_mtu_discover(&v6).unwrap(), Ipv6PathMtuDiscovery::PROBE);
+        }
     }
 }
