@@ -4,6 +4,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::Context as _;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -71,6 +73,9 @@ fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_reuse_port(true)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     leave_whole(&socket, address)?;
+    if address.ip().is_unspecified() {
+        tell_what_is_asked(&socket, address)?;
+    }
     prepare(&socket, address)?;
     Ok(socket.into())
 }
@@ -86,6 +91,15 @@ fn leave_whole(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?,
         SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?,
+    }
+    Ok(())
+}
+
+/// Has the kernel say of each datagram which of the machine's addresses it was sent to: the reply has to come from there.
+fn tell_what_is_asked(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => setsockopt(socket, Ipv4PacketInfo, &true)?,
+        SocketAddr::V6(_) => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
     }
     Ok(())
 }

@@ -19,8 +19,8 @@ use tracing::error;
 use crate::answer::{Outcome, Resolver};
 use crate::cache::Ready;
 use crate::listener::batch::Desk;
+use crate::listener::envelope::Envelope;
 use crate::listener::late::{Late, LateQuery};
-use crate::listener::mmsg::Address;
 use crate::listener::{tcp, udp};
 use crate::metrics::Metrics;
 use crate::query::{Head, KeyBuf, Query};
@@ -156,11 +156,11 @@ impl Worker {
     }
 
     /// Asks for what the cache could not answer. The answer comes to `late`.
-    pub(crate) fn miss_over_udp(&self, query: &Query<'_>, key: &KeyBuf, peer: Address, late: &Arc<Late>) {
+    pub(crate) fn miss_over_udp(&self, query: &Query<'_>, key: &KeyBuf, envelope: Envelope, late: &Arc<Late>) {
         let Some(miss) = Miss::new(query, key) else { return };
         let Some(place) = self.place() else { return };
         let key = miss.key.clone();
-        let query = LateQuery::new(miss, peer, place, late);
+        let query = LateQuery::new(miss, envelope, place, late);
         if query.miss.head.recursion_desired {
             self.resolver.ask(&key, move |outcome| query.answered(outcome));
         } else {

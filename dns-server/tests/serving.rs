@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -128,8 +128,14 @@ impl Server {
     }
 
     fn client(&self) -> UdpSocket {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(self.dns).unwrap();
+        Self::client_of(self.dns)
+    }
+
+    /// A client that hears nobody but `server`.
+    fn client_of(server: SocketAddr) -> UdpSocket {
+        let any: IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
@@ -207,6 +213,33 @@ fn the_second_answer_comes_from_the_cache_in_the_client_s_own_words() {
     assert_eq!(second.queries[0].name().to_string(), "WwW.eXample.");
     assert!(second.answers[0].ttl <= first.answers[0].ttl && first.answers[0].ttl < 60);
     assert_eq!(server.upstream.packets(), 1);
+}
+
+#[test]
+fn a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
+    let server = Server::listening_on(&["0.0.0.0:0"]);
+    let clients: Vec<_> =
+        (1..=4).map(|last| Server::client_of(([127, 0, 0, last], server.dns.port()).into())).collect();
+    // Misses that are under way together, then hits.
+    for (id, client) in (1..).zip(&clients) {
+        client.send(&query(id, &format!("slow{id}.example.")).to_vec().unwrap()).unwrap();
+    }
+    for _ in &clients {
+        server.upstream.permits.send(()).unwrap();
+    }
+    for (id, client) in (1..).zip(&clients) {
+        assert_eq!(receive(client).id, id);
+        assert_eq!(ask(client, &query(id, "slow1.example.")).answers.len(), 1);
+    }
+    // Not every machine has IPv6.
+    if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        let server = Server::listening_on(&["[::]:0"]);
+        let client = Server::client_of((Ipv6Addr::LOCALHOST, server.dns.port()).into());
+        for id in 1..3 {
+            assert_eq!(ask(&client, &query(id, "a.example.")).id, id);
+        }
+        assert_eq!(server.upstream.packets(), 1);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use super::mmsg::Address;
+use super::envelope::Envelope;
 use crate::answer::Outcome;
 use crate::worker::{Miss, Place};
 
@@ -14,8 +14,8 @@ use crate::worker::{Miss, Place};
 pub(crate) struct LateQuery {
     /// What is asked.
     pub(crate) miss: Miss,
-    /// Who asks.
-    pub(crate) peer: Address,
+    /// Who asks, and which of our addresses.
+    pub(crate) envelope: Envelope,
     /// Its place among the misses of its worker.
     _place: Place,
     /// Where its answer goes.
@@ -24,9 +24,9 @@ pub(crate) struct LateQuery {
 
 impl LateQuery {
     /// A query whose answer `late` waits for.
-    pub(crate) fn new(miss: Miss, peer: Address, place: Place, late: &Arc<Late>) -> Self {
+    pub(crate) fn new(miss: Miss, envelope: Envelope, place: Place, late: &Arc<Late>) -> Self {
         late.state().under_way += 1;
-        Self { miss, peer, _place: place, late: Arc::clone(late) }
+        Self { miss, envelope, _place: place, late: Arc::clone(late) }
     }
 
     /// Here is its answer.
@@ -119,7 +119,7 @@ mod tests {
         let packet = [0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
         let mut key = KeyBuf::new();
         let query = Query::parse(&packet, &mut key).unwrap();
-        LateQuery::new(Miss::new(&query, &key).unwrap(), Address::default(), places.token(), late)
+        LateQuery::new(Miss::new(&query, &key).unwrap(), Envelope::NONE, places.token(), late)
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //! watched: only who waits has it watched, as a thread that waits in the receive call itself is only then on the socket's list.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
@@ -15,12 +15,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
-use super::mmsg::{Address, Mail};
+use super::envelope::Envelope;
+use super::mmsg::Mail;
 
 /// Fewest datagrams that a receive call offers room for: a quiet socket should not pay for setting up all of them.
 pub(super) const LEAST_ROOM: usize = 4;
 
-/// A socket that does not block, and the senders of what was received last.
+/// A socket that does not block, and the envelopes of what was received last.
 pub(super) struct Mailbox {
     socket: Rc<UdpSocket>,
     /// The runtime's, from when the socket was found empty until it is found full again at once.
@@ -31,9 +32,10 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Of a socket that does not block.
-    pub(super) fn new(socket: UdpSocket) -> Self {
-        Self { socket: Rc::new(socket), watch: None, mail: Mail::new(), room: LEAST_ROOM, was_full: false }
+    /// Of a socket that does not block and is bound to `address`.
+    pub(super) fn new(socket: UdpSocket, address: SocketAddr) -> Self {
+        let mail = Mail::new(address.ip().is_unspecified());
+        Self { socket: Rc::new(socket), watch: None, mail, room: LEAST_ROOM, was_full: false }
     }
 
     /// Receives at least one datagram, and waits for it.
@@ -101,14 +103,14 @@ impl Mailbox {
         self.mail.send(self.socket.as_fd(), replies, first)
     }
 
-    /// The address from which datagram `index` came.
-    pub(super) fn sender(&self, index: usize) -> Option<Address> {
-        self.mail.sender(index)
+    /// The envelope of datagram `index`.
+    pub(super) fn envelope(&self, index: usize) -> Option<Envelope> {
+        self.mail.envelope(index)
     }
 
-    /// Takes `sender` as the one of datagram `index`: of one that was received before.
-    pub(super) fn set_sender(&mut self, index: usize, sender: Address) {
-        self.mail.set_sender(index, sender);
+    /// Takes `envelope` as the one of datagram `index`: of one that was received before.
+    pub(super) fn set_envelope(&mut self, index: usize, envelope: Envelope) {
+        self.mail.set_envelope(index, envelope);
     }
 }
 
@@ -133,10 +135,11 @@ mod tests {
     /// A mailbox, and a client that `asks` so many times.
     fn mailbox() -> (Mailbox, impl Fn(usize)) {
         let (socket, client) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        client.connect(socket.local_addr().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        client.connect(address).unwrap();
         socket.set_nonblocking(true).unwrap();
         let asks = move |times| (0..times).for_each(|_| assert_eq!(client.send(b"?").unwrap(), 1));
-        (Mailbox::new(socket), asks)
+        (Mailbox::new(socket, address), asks)
     }
 
     #[tokio::test]

@@ -9,16 +9,10 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::libc::{self, MSG_DONTWAIT, iovec, mmsghdr, sockaddr_in6};
+use nix::libc::{self, MSG_DONTWAIT, iovec, mmsghdr};
 
 use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
-
-/// Octets of the longest socket address that is used, that of IPv6.
-const ADDRESS_MAX: usize = size_of::<sockaddr_in6>();
-
-/// A socket address as the kernel writes and reads it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Address([u8; ADDRESS_MAX]);
+use super::envelope::{ADDRESS_MAX, ASKED_MAX, Envelope};
 
 /// What the system calls are told about each datagram.
 struct Headers {
@@ -40,17 +34,20 @@ impl Headers {
     }
 }
 
-/// The senders of the datagrams that were received last, and what it takes to receive and answer them.
+/// The envelopes of the datagrams that were received last, and what it takes to receive and answer them.
 pub(super) struct Mail {
-    addresses: Box<[Address; BATCH]>,
+    envelopes: Box<[Envelope; BATCH]>,
+    /// Whether the kernel says which of our addresses was asked, and has to hear it again: whether the socket has several.
+    has_several_addresses: bool,
     receiving: Headers,
     sending: Headers,
 }
 
 impl Mail {
-    pub(super) fn new() -> Self {
-        let addresses = Box::new([Address([0; ADDRESS_MAX]); BATCH]);
-        Self { addresses, receiving: Headers::new(), sending: Headers::new() }
+    /// For a socket that is bound to one address, or to several and has the option to tell which one was asked.
+    pub(super) fn new(has_several_addresses: bool) -> Self {
+        let envelopes = Box::new([Envelope::NONE; BATCH]);
+        Self { envelopes, has_several_addresses, receiving: Headers::new(), sending: Headers::new() }
     }
 
     /// Receives at most `room` datagrams without waiting, and gives their number.
@@ -64,15 +61,19 @@ impl Mail {
         let (buffers, lengths) = slots.parts_mut();
         let Headers { headers, vectors } = &mut self.receiving;
         let room = room.min(BATCH);
-        let places = buffers.iter_mut().zip(self.addresses.iter_mut()).zip(vectors.iter_mut());
-        for (header, ((buffer, address), vector)) in headers[..room].iter_mut().zip(places) {
+        let places = buffers.iter_mut().zip(self.envelopes.iter_mut()).zip(vectors.iter_mut());
+        for (header, ((buffer, envelope), vector)) in headers[..room].iter_mut().zip(places) {
             *vector = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: DATAGRAM_MAX };
             header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_name = address.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_name = envelope.sender.as_mut_ptr().cast();
+            if self.has_several_addresses {
+                header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = ASKED_MAX as _;
+            }
         }
-        // SAFETY: the first `room` headers have just been given a buffer and an address each, of the lengths that they say and
+        // SAFETY: the first `room` headers have just been given a buffer and an envelope each, of the lengths that they say and
         // borrowed until the call is over. An address's length is what the last call wrote, which is the same for each datagram
-        // of a socket.
+        // of a socket. Room for control messages has its length from above, or there is none, and no call gives it one.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -85,6 +86,11 @@ impl Mail {
         let count = Errno::result(received)? as usize;
         for (length, header) in lengths.iter_mut().zip(&headers[..count]) {
             *length = header.msg_len as usize;
+        }
+        if self.has_several_addresses {
+            for (envelope, header) in self.envelopes.iter_mut().zip(&headers[..count]) {
+                envelope.keep(header.msg_hdr.msg_controllen as usize);
+            }
         }
         slots.set_len(count);
         Ok(count)
@@ -100,24 +106,29 @@ impl Mail {
             // The kernel only reads what is to be sent, though the type does not say so.
             *vector = iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
             header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_name = self.addresses[to].0.as_mut_ptr().cast();
+            let envelope = &mut self.envelopes[to];
+            header.msg_hdr.msg_name = envelope.sender.as_mut_ptr().cast();
             header.msg_hdr.msg_namelen = length;
+            if self.has_several_addresses {
+                header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = envelope.asked_length as _;
+            }
             count += 1;
         }
-        // SAFETY: the first `count` headers have just been given a packet and an address each, borrowed until the call is over.
+        // SAFETY: the first `count` headers have just been given a packet and an envelope each, borrowed until the call is over.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, MSG_DONTWAIT as _) };
         Errno::result(sent).map(|sent| sent as usize)
     }
 
-    /// The address from which datagram `index` came.
-    pub(super) fn sender(&self, index: usize) -> Option<Address> {
-        self.addresses.get(index).copied()
+    /// The envelope of datagram `index`.
+    pub(super) fn envelope(&self, index: usize) -> Option<Envelope> {
+        self.envelopes.get(index).copied()
     }
 
-    /// Takes `sender` as the one of datagram `index`: of one that was received before, by the same socket.
-    pub(super) fn set_sender(&mut self, index: usize, sender: Address) {
-        if let Some(address) = self.addresses.get_mut(index) {
-            *address = sender;
+    /// Takes `envelope` as the one of datagram `index`: of one that was received before, by the same socket.
+    pub(super) fn set_envelope(&mut self, index: usize, envelope: Envelope) {
+        if let Some(place) = self.envelopes.get_mut(index) {
+            *place = envelope;
         }
     }
 }
@@ -128,11 +139,13 @@ mod tests {
     use std::os::fd::AsFd;
 
     use nix::libc::{AF_INET, AF_INET6};
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::Ipv4PacketInfo;
 
     use super::*;
 
     /// An address as everybody else wants it.
-    fn socket(Address(octets): Address) -> Option<SocketAddr> {
+    fn socket(octets: [u8; ADDRESS_MAX]) -> Option<SocketAddr> {
         let field = |at: usize| -> Option<[u8; 4]> { octets.get(at..)?.first_chunk().copied() };
         let [f0, f1, p0, p1] = field(0)?;
         let port = u16::from_be_bytes([p0, p1]);
@@ -161,7 +174,7 @@ mod tests {
     }
 
     fn sender(mail: &Mail, index: usize) -> Option<SocketAddr> {
-        socket(mail.sender(index)?)
+        socket(mail.envelope(index)?.sender)
     }
 
     fn reply(replies: &mut Replies, octets: &[u8], to: usize) {
@@ -173,16 +186,16 @@ mod tests {
     fn addresses_are_read_as_the_kernel_writes_them() {
         let family = |family: i32| (family as u16).to_ne_bytes();
         let mut octets = [0; ADDRESS_MAX];
-        assert_eq!(socket(Address(octets)), None);
+        assert_eq!(socket(octets), None);
         octets[..2].copy_from_slice(&family(AF_INET));
         octets[2..8].copy_from_slice(&[0x14, 0xE9, 192, 0, 2, 1]);
-        assert_eq!(socket(Address(octets)), "192.0.2.1:5353".parse().ok());
+        assert_eq!(socket(octets), "192.0.2.1:5353".parse().ok());
         octets[..2].copy_from_slice(&family(AF_INET6));
         octets[4..8].fill(0);
         octets[8..12].copy_from_slice(&[0xFE, 0x80, 0, 0]);
         octets[23] = 7;
         octets[24..28].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(socket(Address(octets)), "[fe80::7%3]:5353".parse().ok());
+        assert_eq!(socket(octets), "[fe80::7%3]:5353".parse().ok());
     }
 
     #[test]
@@ -194,7 +207,7 @@ mod tests {
                 client.send_to(&vec![index as u8; index * 1_000], server.local_addr().unwrap()).unwrap();
             }
             let address = |index: usize| Some(clients[index].local_addr().unwrap());
-            let (mut mail, mut slots) = (Mail::new(), Slots::new());
+            let (mut mail, mut slots) = (Mail::new(false), Slots::new());
             assert_eq!(mail.receive(server.as_fd(), &mut slots, 2), Ok(2));
             assert_eq!((slots.packet(0), slots.packet(1)), (&[][..], &[1; 1_000][..]));
             assert_eq!([sender(&mail, 0), sender(&mail, 1)], [address(0), address(1)]);
@@ -214,7 +227,7 @@ mod tests {
             other.connect(server.local_addr().unwrap()).unwrap();
             client.send(b"a").unwrap();
             other.send(b"b").unwrap();
-            let (mut mail, mut slots, mut replies) = (Mail::new(), Slots::new(), Replies::new());
+            let (mut mail, mut slots, mut replies) = (Mail::new(false), Slots::new(), Replies::new());
             assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(2));
             for (octets, to) in [(&b"for b"[..], 1), (b"for a", 0), (b"a", 0)] {
                 reply(&mut replies, octets, to);
@@ -228,10 +241,10 @@ mod tests {
             assert_eq!(heard(&other), b"for b");
             assert_eq!([heard(&client), heard(&client)], [&b"for a"[..], b"a"]);
             // As replies to misses leave: not to whom was received last.
-            let to = [mail.sender(1).unwrap(), mail.sender(0).unwrap()];
+            let to = [mail.envelope(1).unwrap(), mail.envelope(0).unwrap()];
             replies.clear();
             for (index, to) in to.into_iter().enumerate() {
-                mail.set_sender(index, to);
+                mail.set_envelope(index, to);
                 reply(&mut replies, &[index as u8], index);
             }
             assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(2));
@@ -242,13 +255,13 @@ mod tests {
     #[test]
     fn a_reply_that_cannot_be_sent_holds_up_none_behind_it() {
         let (server, client) = pair("127.0.0.1");
-        let (mut mail, mut slots, mut replies) = (Mail::new(), Slots::new(), Replies::new());
+        let (mut mail, mut slots, mut replies) = (Mail::new(false), Slots::new(), Replies::new());
         for _ in 0..4 {
             client.send(b"?").unwrap();
         }
         assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(4));
         // Nobody can be answered on port 0; whoever forges addresses can ask from there.
-        mail.addresses[2].0[2..4].fill(0);
+        mail.envelopes[2].sender[2..4].fill(0);
         for to in 0..4 {
             reply(&mut replies, &[to as u8], to);
         }
@@ -259,6 +272,39 @@ mod tests {
         for expected in [0, 1, 3] {
             assert_eq!(client.recv(&mut buffer).unwrap(), 1);
             assert_eq!(buffer[0], expected);
+        }
+    }
+    #[test]
+    fn what_was_asked_is_where_the_reply_comes_from_also_when_it_comes_late() {
+        let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+        setsockopt(&server, Ipv4PacketInfo, &true).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let clients = [1, 2, 3].map(|last| {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(SocketAddr::from(([127, 0, 0, last], port))).unwrap();
+            client
+        });
+        let (mut mail, mut slots, mut replies) = (Mail::new(true), Slots::new(), Replies::new());
+        let mut buffer = [0; 4];
+        for round in 0..2 {
+            for client in &clients {
+                client.send(b"?").unwrap();
+            }
+            assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(3));
+            let envelopes = [0, 1, 2].map(|index| mail.envelope(index).unwrap());
+            // Whoever was received last is somebody else by then.
+            if round == 1 {
+                envelopes.into_iter().rev().enumerate().for_each(|(nth, envelope)| mail.set_envelope(nth, envelope));
+            }
+            replies.clear();
+            for to in 0..3 {
+                reply(&mut replies, &[if round == 1 { 2 - to as u8 } else { to as u8 }], to);
+            }
+            assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(3));
+            for (nth, client) in clients.iter().enumerate() {
+                // Connected, it hears nobody else.
+                assert_eq!((client.recv(&mut buffer).unwrap(), usize::from(buffer[0])), (1, nth));
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! How queries come in and replies go out.
 
 pub mod batch;
+pub(crate) mod envelope;
 pub(crate) mod late;
 mod mailbox;
-pub(crate) mod mmsg;
+mod mmsg;
 pub mod tcp;
 pub mod udp;

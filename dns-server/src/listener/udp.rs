@@ -32,7 +32,7 @@ const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 pub(crate) async fn serve(socket: StdSocket, worker: Rc<Worker>, stop: CancellationToken) -> io::Result<()> {
     let address = socket.local_addr()?;
     let room = Room::new(socket.try_clone()?);
-    Loop::new(Mailbox::new(socket), room, worker, address).run(&stop).await;
+    Loop::new(Mailbox::new(socket, address), room, worker, address).run(&stop).await;
     Ok(())
 }
 
@@ -104,9 +104,9 @@ impl Loop {
         let now = Moment::now();
         while self.batch.replies.len() < BATCH {
             let Some((query, outcome)) = self.late.take() else { break };
-            // What was received last is answered: its senders' places are free.
+            // What was received last is answered: its envelopes' places are free.
             let nth = self.batch.replies.len();
-            self.mailbox.set_sender(nth, query.peer);
+            self.mailbox.set_envelope(nth, query.envelope);
             let length = self.worker.reply_over_udp(&query.miss, outcome, now, self.batch.replies.next_mut());
             self.batch.replies.push(length, nth);
         }
@@ -130,8 +130,8 @@ impl Loop {
         // Hits wait for nothing else, and nothing else for a full send buffer.
         let sent = if self.batch.replies.is_empty() { 0 } else { self.send_from(0).unwrap_or(0) };
         for missed in self.batch.misses() {
-            if let Some(sender) = self.mailbox.sender(missed.index) {
-                worker.miss_over_udp(&missed.query, missed.key, sender, &self.late);
+            if let Some(envelope) = self.mailbox.envelope(missed.index) {
+                worker.miss_over_udp(&missed.query, missed.key, envelope, &self.late);
             }
         }
         for due in self.batch.due() {
