@@ -3,10 +3,9 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Socket, Type};
 
-use super::datagrams::{Inbox, Outbox};
+use super::datagrams::{Inbox, Outbox, leave_whole};
 
 /// Receive buffer in bytes that is asked for, as servers do; what a system gives by default holds less than 256 datagrams.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -18,8 +17,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub(super) fn serve(address: SocketAddrV4) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).context("making a socket")?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER).context("setting the size of a receive buffer")?;
-    // A limit that servers could get below would be none: heimdall-dns has the kernel look for no path MTU either.
-    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE).context("forbidding fragments")?;
+    // As heimdall-dns does: a limit that servers can get below is none.
+    leave_whole(&socket).context("forbidding fragments")?;
     socket.bind(&address.into()).with_context(|| format!("binding {address}"))?;
     let socket = socket.into();
     let (mut inbox, mut outbox) = (Inbox::new(), Outbox::new());

@@ -9,7 +9,7 @@ use heimdall_shared::clock::Moment;
 use nix::errno::Errno;
 
 use super::accounting;
-use super::datagrams::{BATCH, Inbox, Outbox};
+use super::datagrams::{BATCH, Inbox, Outbox, client};
 use super::slots::Slots;
 use super::verify::Expected;
 use super::workload::{Asked, Workload};
@@ -63,8 +63,7 @@ impl<'w> Load<'w> {
     ) -> Result<Self> {
         let slots = (outstanding / PORTS).clamp(1, BATCH as u32);
         let port = |_| {
-            let socket = UdpSocket::bind((*server.ip(), 0))?;
-            socket.connect(server)?;
+            let socket = client(server)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             Ok(Port { socket, slots: Slots::new(slots) })
         };

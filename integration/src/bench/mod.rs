@@ -32,6 +32,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::binaries::{Binaries, binaries};
@@ -143,9 +146,7 @@ async fn measure(options: &Options, choices: &[Choice], plot: &Path, binaries: &
     let mut report = Report::new(roles);
     for round in 0..options.rounds.get() {
         let mut turns = vec![None; candidates.len()];
-        for step in 0..candidates.len() {
-            // Another one begins each round: the first after a pause is favoured.
-            let at = (step + round as usize) % candidates.len();
+        for at in order(candidates.len(), options.seed, round) {
             turns[at] = Some(turn(&candidates[at], slopes[at], &workload, options, round).await?);
         }
         println!("{}", report.add(turns.into_iter().flatten().collect()));
@@ -155,6 +156,14 @@ async fn measure(options: &Options, choices: &[Choice], plot: &Path, binaries: &
     fs::write(plot, report.plot(&heading)).with_context(|| format!("writing the plot to {}", plot.display()))?;
     println!("plot: {}", plot.display());
     Ok(())
+}
+
+/// In which order the candidates have their turns: another one in each round, drawn by the seed. The first after a pause is favoured, and
+/// whoever always follows the same one has what that does to the machine in all its figures.
+fn order(candidates: usize, seed: u64, round: u32) -> Vec<usize> {
+    let mut order: Vec<_> = (0..candidates).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_add(round.into())));
+    order
 }
 
 /// Where the plot goes. What cannot be written is better known before hours of measuring than after them.

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 
 use super::accounting;
-use super::datagrams::{BATCH, Inbox, Outbox, stamp_arrivals, stamp_clock};
+use super::datagrams::{BATCH, Inbox, Outbox, client, stamp_arrivals, stamp_clock};
 use super::mix::Mix;
 use super::verify::{Expected, Wrong};
 use crate::net::enlarge_receive_buffer;
@@ -188,8 +188,7 @@ fn pause(span: Duration) -> Result<()> {
 
 impl Port {
     fn open(server: SocketAddrV4) -> Result<Self> {
-        let socket = UdpSocket::bind((*server.ip(), 0))?;
-        socket.connect(server)?;
+        let socket = client(server)?;
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER)?;
         stamp_arrivals(&socket)?;
         Ok(Self { socket, last_id: 0, waiting: vec![Waiting::default(); IDS], count: 0 })

@@ -8,7 +8,7 @@ use heimdall_shared::clock::Moment;
 use nix::errno::Errno;
 
 use super::super::accounting;
-use super::super::datagrams::{BATCH, Inbox, Outbox};
+use super::super::datagrams::{BATCH, Inbox, Outbox, client};
 use super::super::verify::{Expected, Wrong};
 use super::names::Owned;
 
@@ -62,8 +62,7 @@ impl Asker {
     /// The socket cannot be had.
     pub(super) fn new(server: SocketAddr) -> Result<Self> {
         let SocketAddr::V4(server) = server else { bail!("{server} is no IPv4 address") };
-        let socket = UdpSocket::bind((*server.ip(), 0)).context("binding a client socket")?;
-        socket.connect(server).with_context(|| format!("connecting to {server}"))?;
+        let socket = client(server).with_context(|| format!("opening a socket towards {server}"))?;
         socket.set_read_timeout(Some(PATIENCE)).context("setting a time limit")?;
         Ok(Self { socket, server, inbox: Inbox::new(), outbox: Outbox::new() })
     }
