@@ -68,7 +68,7 @@ impl Mail {
             header.msg_hdr.msg_name = envelope.sender.as_mut_ptr().cast();
             if self.has_several_addresses {
                 header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = ASKED_MAX as _;
+                header.msg_hdr.msg_controllen = ASKED_MAX;
             }
         }
         // SAFETY: the first `room` headers have just been given a buffer and an envelope each, of the lengths that they say and
@@ -89,7 +89,7 @@ impl Mail {
         }
         if self.has_several_addresses {
             for (envelope, header) in self.envelopes.iter_mut().zip(&headers[..count]) {
-                envelope.keep(header.msg_hdr.msg_controllen as usize);
+                envelope.keep(header.msg_hdr.msg_controllen);
             }
         }
         slots.set_len(count);
@@ -111,7 +111,7 @@ impl Mail {
             header.msg_hdr.msg_namelen = length;
             if self.has_several_addresses {
                 header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = envelope.asked_length as _;
+                header.msg_hdr.msg_controllen = envelope.asked_length as usize;
             }
             count += 1;
         }
