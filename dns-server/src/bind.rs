@@ -23,8 +23,9 @@ const PORT_DRAWS: usize = 16;
 
 /// Binds every address for every worker. Gives the workers' sockets, and the addresses with their ports.
 ///
-/// Over UDP each worker has a socket of its own (SO_REUSEPORT), which would also let a process that was left over from
-/// before take its share of the queries. TCP has one listener without that option, bound first: it fails if anybody is there.
+/// Over UDP each of several workers has a socket of its own (SO_REUSEPORT), which would also let a process that was left over from
+/// before take its share of the queries. TCP has one listener without that option, bound first: it fails if anybody is there. A single worker's
+/// socket does without it too: for each datagram the kernel would choose among one.
 pub(crate) fn bind(listen: &[SocketAddr], workers: usize) -> anyhow::Result<(Vec<Sockets>, Vec<SocketAddr>)> {
     let mut all: Vec<_> = (0..workers).map(|_| Sockets { udp: Vec::new(), tcp: Vec::new() }).collect();
     let mut addresses = Vec::new();
@@ -48,7 +49,7 @@ fn both(address: SocketAddr, workers: usize) -> anyhow::Result<(TcpListener, Vec
         })?;
         let bound =
             tcp.local_addr().with_context(|| format!("cannot read the address of the listener on {address}"))?;
-        match (0..workers).map(|_| udp(bound)).collect::<io::Result<Vec<_>>>() {
+        match (0..workers).map(|_| udp(bound, workers > 1)).collect::<io::Result<Vec<_>>>() {
             Ok(udp) => return Ok((tcp, udp, bound)),
             // Somebody else's UDP socket has the port that the kernel drew for TCP.
             Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse && draws < PORT_DRAWS => {}
@@ -68,9 +69,11 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+fn udp(address: SocketAddr, is_one_of_many: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_port(true)?;
+    if is_one_of_many {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     leave_whole(&socket, address)?;
     if address.ip().is_unspecified() {
@@ -130,10 +133,10 @@ mod tests {
     }
     #[test]
     fn what_leaves_a_udp_socket_is_never_fragmented() {
-        let v4 = udp(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let v4 = udp(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap();
         assert_eq!(sockopt::ip_mtu_discover(&v4).unwrap(), Ipv4PathMtuDiscovery::PROBE);
         // Not every machine has IPv6.
-        if let Ok(v6) = udp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+        if let Ok(v6) = udp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), false) {
             assert_eq!(sockopt::ipv6_mtu_discover(&v6).unwrap(), Ipv6PathMtuDiscovery::PROBE);
         }
     }
