@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory::{Place, WORD};
+use super::near;
 use super::pages::Pages;
 
 /// Slots in a bucket: those of a cache line.
@@ -164,10 +165,10 @@ impl Index {
         self.in_turn(hash).min_by_key(|cell| rank(cell.get())).expect("a bucket must have slots")
     }
 
-    /// Begins to bring the bucket of `hash` near. The result is only there so that the read is not left out.
-    #[inline]
-    pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.buckets()[self.number(hash)][0].load(Ordering::Relaxed)
+    /// Begins to bring the bucket of `hash` near.
+    #[inline(always)]
+    pub(super) fn bring(&self, hash: u64) {
+        near::bring(&self.buckets()[self.number(hash)][0]);
     }
 
     /// The slots of a hash's bucket, beginning anywhere.

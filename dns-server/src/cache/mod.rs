@@ -9,13 +9,13 @@
 mod index;
 mod log;
 mod memory;
+mod near;
 mod pages;
 mod ready;
 mod stored;
 
 use std::hash::{BuildHasher, Hasher as _};
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -233,8 +233,8 @@ impl<S: BuildHasher> Cache<S> {
 
     /// Begins to bring near what [`Cache::find`] will read.
     #[inline(always)]
-    pub fn touch(&self, hash: u64) -> u64 {
-        self.index.touch(hash)
+    pub fn bring(&self, hash: u64) {
+        self.index.bring(hash);
     }
 
     /// Where something with this hash stands, which [`Cache::copy`] then reads; begins to bring that near.
@@ -242,8 +242,7 @@ impl<S: BuildHasher> Cache<S> {
     pub fn find(&self, hash: u64) -> Option<Found<'_>> {
         let (cell, slot) = self.index.find(hash)?;
         let words = self.memory.at(slot.place()?);
-        let touched = [0, LINE, 2 * LINE].map(|nth| words.get(nth).map_or(0, |word| word.load(Ordering::Relaxed)));
-        std::hint::black_box(touched[0] ^ touched[1] ^ touched[2]);
+        [0, LINE, 2 * LINE].into_iter().filter_map(|nth| words.get(nth)).for_each(near::bring);
         Some(Found { cell, slot })
     }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::hash::Hasher;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
