@@ -9,6 +9,7 @@ use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::listener::envelope::has_packet_info;
 use crate::worker::Sockets;
 
 /// Receive buffer asked for, in bytes: some 2,000 small datagrams, what arrives in 10 ms at 200,000 per second. The kernel
@@ -54,7 +55,11 @@ fn both(address: SocketAddr, workers: usize) -> anyhow::Result<(TcpListener, Vec
             // Somebody else's UDP socket has the port that the kernel drew for TCP.
             Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse && draws < PORT_DRAWS => {}
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot listen for DNS on {bound} over UDP"));
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot listen for DNS on {bound} over UDP; is another server, or an earlier one, still there?"
+                    )
+                });
             }
         }
     }
@@ -75,9 +80,9 @@ fn udp(address: SocketAddr, is_one_of_many: bool) -> io::Result<UdpSocket> {
         socket.set_reuse_port(true)?;
     }
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    leave_whole(&socket, address)?;
-    if address.ip().is_unspecified() {
-        tell_what_is_asked(&socket, address)?;
+    never_fragment(&socket, address)?;
+    if has_packet_info(address) {
+        ask_for_packet_info(&socket, address)?;
     }
     prepare(&socket, address)?;
     Ok(socket.into())
@@ -87,10 +92,11 @@ fn udp(address: SocketAddr, is_one_of_many: bool) -> io::Result<UdpSocket> {
 ///
 /// RFC 9715 3.1 R2 wants a responder's replies not to be fragmented, since somebody else's second fragment can be put behind our first one. By
 /// default the kernel sets DF only as long as it believes that a datagram fits its path, and believes whoever sends it an ICMP message
-/// that says otherwise. No reply of ours is longer than what fits everywhere ([`UDP_PAYLOAD`](crate::query::UDP_PAYLOAD)).
+/// that says otherwise. No reply of ours is longer than what fits wherever IPv6 does ([`UDP_PAYLOAD`](crate::query::UDP_PAYLOAD)); where an
+/// IPv4 link is narrower than 1,260 octets, what is too long for it does not arrive.
 /// What also speaks for it: a datagram that cannot be fragmented needs no IP ID, which is drawn from a hash, and its path's MTU is not
 /// looked up.
-fn leave_whole(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+fn never_fragment(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?,
         SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?,
@@ -99,7 +105,7 @@ fn leave_whole(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 }
 
 /// Has the kernel say of each datagram which of the machine's addresses it was sent to: the reply has to come from there.
-fn tell_what_is_asked(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+fn ask_for_packet_info(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => setsockopt(socket, Ipv4PacketInfo, &true)?,
         SocketAddr::V6(_) => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
@@ -131,6 +137,16 @@ mod tests {
         let error = format!("{:#}", bind(&addresses, 1).unwrap_err());
         assert!(error.contains(&addresses[0].to_string()) && error.contains("TCP"), "{error}");
     }
+
+    #[test]
+    fn several_workers_share_a_port_and_one_has_it_alone() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (is_one_of_many, expected) in [(true, None), (false, Some(io::ErrorKind::AddrInUse))] {
+            let first = udp(any, is_one_of_many).unwrap();
+            assert_eq!(udp(first.local_addr().unwrap(), true).err().map(|error| error.kind()), expected);
+        }
+    }
+
     #[test]
     fn what_leaves_a_udp_socket_is_never_fragmented() {
         let v4 = udp(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap();

@@ -102,7 +102,7 @@ impl Worker {
     /// Serves `sockets` on this thread until `stop`, then until every query under way has its reply.
     ///
     /// # Errors
-    /// When the runtime cannot be made or a socket cannot be registered with it.
+    /// When the runtime cannot be made.
     pub(crate) fn run(
         sockets: Sockets,
         desk: Desk,

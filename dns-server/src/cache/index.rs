@@ -4,8 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::memory::{Place, WORD};
-use super::near;
 use super::pages::Pages;
+use super::prefetch::prefetch;
 
 /// Slots in a bucket: those of a cache line.
 const WAYS: usize = 8;
@@ -167,8 +167,8 @@ impl Index {
 
     /// Begins to bring the bucket of `hash` near.
     #[inline(always)]
-    pub(super) fn bring(&self, hash: u64) {
-        near::bring(&self.buckets()[self.number(hash)][0]);
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&self.buckets()[self.number(hash)][0]);
     }
 
     /// The slots of a hash's bucket, beginning anywhere.

@@ -9,8 +9,8 @@
 mod index;
 mod log;
 mod memory;
-mod near;
 mod pages;
+mod prefetch;
 mod ready;
 mod stored;
 
@@ -26,6 +26,7 @@ use heimdall_shared::key::Key;
 use index::{Cell, Index, Slot};
 use log::Log;
 use memory::{Edition, Memory, WORD};
+use prefetch::prefetch;
 
 use stored::Stored;
 
@@ -233,8 +234,8 @@ impl<S: BuildHasher> Cache<S> {
 
     /// Begins to bring near what [`Cache::find`] will read.
     #[inline(always)]
-    pub fn bring(&self, hash: u64) {
-        self.index.bring(hash);
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
     }
 
     /// Where something with this hash stands, which [`Cache::copy`] then reads; begins to bring that near.
@@ -242,7 +243,7 @@ impl<S: BuildHasher> Cache<S> {
     pub fn find(&self, hash: u64) -> Option<Found<'_>> {
         let (cell, slot) = self.index.find(hash)?;
         let words = self.memory.at(slot.place()?);
-        [0, LINE, 2 * LINE].into_iter().filter_map(|nth| words.get(nth)).for_each(near::bring);
+        [0, LINE, 2 * LINE].into_iter().filter_map(|nth| words.get(nth)).for_each(prefetch);
         Some(Found { cell, slot })
     }
 

@@ -293,7 +293,7 @@ impl Batch {
                 }
             }
             asked.hash = cache.hash(key.sought());
-            cache.bring(asked.hash);
+            cache.prefetch(asked.hash);
             count += 1;
         }
         (count, rejected)

@@ -1,8 +1,8 @@
 //! One UDP socket as its loop has it: what arrives, what leaves, and when the runtime has to watch for more.
 //!
 //! A socket that somebody watches costs more to send from: for each datagram that has left it the kernel asks all its watchers
-//! whether they wait for room in its send buffer. That is a fifteenth of what a cached answer takes. So a socket that is not found empty is not
-//! watched: only who waits has it watched, as a thread that waits in the receive call itself is only then on the socket's list.
+//! whether they wait for room in its send buffer. That is a fifteenth of what a cached answer takes. So a socket that is busy is not watched until it is
+//! found empty, as a thread that waits in the receive call itself is on the socket's list only while it waits.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,16 +15,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, has_packet_info};
 use super::mmsg::Mail;
 
 /// Fewest datagrams that a receive call offers room for: a quiet socket should not pay for setting up all of them.
-pub(super) const LEAST_ROOM: usize = 4;
+const LEAST_ROOM: usize = 4;
 
 /// A socket that does not block, and the envelopes of what was received last.
 pub(super) struct Mailbox {
     socket: Rc<UdpSocket>,
-    /// The runtime's, from when the socket was found empty until it is found full again at once.
+    /// The runtime's, from when the socket was found empty until two batches in a row are many.
     watch: Option<AsyncFd<Rc<UdpSocket>>>,
     mail: Mail,
     room: usize,
@@ -34,7 +34,7 @@ pub(super) struct Mailbox {
 impl Mailbox {
     /// Of a socket that does not block and is bound to `address`.
     pub(super) fn new(socket: UdpSocket, address: SocketAddr) -> Self {
-        let mail = Mail::new(address.ip().is_unspecified());
+        let mail = Mail::new(has_packet_info(address));
         Self { socket: Rc::new(socket), watch: None, mail, room: LEAST_ROOM, was_full: false }
     }
 
@@ -58,10 +58,13 @@ impl Mailbox {
         }
     }
 
-    /// Receives what has arrived since the last call, just now. Where there is something, the socket is busy: it is watched no more.
+    /// Receives what is there behind a full batch. Where that is many again the socket is busy, and watched no more: a few more than there
+    /// was room for are not worth being watched anew.
     pub(super) fn receive_more(&mut self, into: &mut Slots<DATAGRAM_MAX>) -> Result<(), Errno> {
         self.receive_watched(into)?;
-        self.watch = None;
+        if into.len() >= LEAST_ROOM {
+            self.watch = None;
+        }
         Ok(())
     }
 
@@ -164,15 +167,15 @@ mod tests {
         for _ in 0..2 {
             assert!(mailbox.receive(&mut received).now_or_never().is_none());
             assert!(mailbox.watch.is_some());
-            asks(1);
-            mailbox.receive(&mut received).await.unwrap();
-            assert_eq!(mailbox.receive_more(&mut received), Err(Errno::EAGAIN));
-            assert!(mailbox.watch.is_some(), "one now and then is no reason to stop");
             asks(LEAST_ROOM + 2);
             mailbox.receive(&mut received).await.unwrap();
             assert!(mailbox.was_full());
             mailbox.receive_more(&mut received).unwrap();
-            assert_eq!((received.len(), mailbox.watch.is_none()), (2, true));
+            assert_eq!((received.len(), mailbox.watch.is_some()), (2, true), "a few more are no reason to stop");
+            asks(3 * LEAST_ROOM);
+            mailbox.receive(&mut received).await.unwrap();
+            mailbox.receive_more(&mut received).unwrap();
+            assert_eq!((received.len(), mailbox.watch.is_none()), (2 * LEAST_ROOM, true));
             asks(1);
             mailbox.receive(&mut received).await.unwrap();
             assert_eq!((received.len(), mailbox.watch.is_none()), (1, true));

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc::{self, MSG_DONTWAIT, iovec, mmsghdr};
 
 use super::batch::{BATCH, DATAGRAM_MAX, Replies, Slots};
-use super::envelope::{ADDRESS_MAX, ASKED_MAX, Envelope};
+use super::envelope::{ADDRESS_MAX, Envelope, PACKET_INFO_MAX};
 
 /// What the system calls are told about each datagram.
 struct Headers {
@@ -37,17 +37,17 @@ impl Headers {
 /// The envelopes of the datagrams that were received last, and what it takes to receive and answer them.
 pub(super) struct Mail {
     envelopes: Box<[Envelope; BATCH]>,
-    /// Whether the kernel says which of our addresses was asked, and has to hear it again: whether the socket has several.
-    has_several_addresses: bool,
+    /// Whether the kernel says which of our addresses was asked, and has to hear it again.
+    has_packet_info: bool,
     receiving: Headers,
     sending: Headers,
 }
 
 impl Mail {
-    /// For a socket that is bound to one address, or to several and has the option to tell which one was asked.
-    pub(super) fn new(has_several_addresses: bool) -> Self {
+    /// For a socket that says which address was asked (IP_PKTINFO, IPV6_RECVPKTINFO), or for one that does not.
+    pub(super) fn new(has_packet_info: bool) -> Self {
         let envelopes = Box::new([Envelope::NONE; BATCH]);
-        Self { envelopes, has_several_addresses, receiving: Headers::new(), sending: Headers::new() }
+        Self { envelopes, has_packet_info, receiving: Headers::new(), sending: Headers::new() }
     }
 
     /// Receives at most `room` datagrams without waiting, and gives their number.
@@ -66,9 +66,9 @@ impl Mail {
             *vector = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: DATAGRAM_MAX };
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_name = envelope.sender.as_mut_ptr().cast();
-            if self.has_several_addresses {
-                header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = ASKED_MAX;
+            if self.has_packet_info {
+                header.msg_hdr.msg_control = envelope.packet_info.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = PACKET_INFO_MAX;
             }
         }
         // SAFETY: the first `room` headers have just been given a buffer and an envelope each, of the lengths that they say and
@@ -87,7 +87,7 @@ impl Mail {
         for (length, header) in lengths.iter_mut().zip(&headers[..count]) {
             *length = header.msg_len as usize;
         }
-        if self.has_several_addresses {
+        if self.has_packet_info {
             for (envelope, header) in self.envelopes.iter_mut().zip(&headers[..count]) {
                 envelope.keep(header.msg_hdr.msg_controllen);
             }
@@ -106,12 +106,12 @@ impl Mail {
             // The kernel only reads what is to be sent, though the type does not say so.
             *vector = iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
             header.msg_hdr.msg_iov = vector;
-            let envelope = &mut self.envelopes[to];
-            header.msg_hdr.msg_name = envelope.sender.as_mut_ptr().cast();
+            let envelope = &self.envelopes[to];
+            header.msg_hdr.msg_name = envelope.sender.as_ptr().cast_mut().cast();
             header.msg_hdr.msg_namelen = length;
-            if self.has_several_addresses {
-                header.msg_hdr.msg_control = envelope.asked.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = envelope.asked_length as usize;
+            if self.has_packet_info {
+                header.msg_hdr.msg_control = envelope.packet_info.as_ptr().cast_mut().cast();
+                header.msg_hdr.msg_controllen = envelope.packet_info_length as usize;
             }
             count += 1;
         }
@@ -137,10 +137,11 @@ impl Mail {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
     use std::os::fd::AsFd;
+    use std::time::Duration;
 
     use nix::libc::{AF_INET, AF_INET6};
     use nix::sys::socket::setsockopt;
-    use nix::sys::socket::sockopt::Ipv4PacketInfo;
+    use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 
     use super::*;
 
@@ -274,6 +275,7 @@ mod tests {
             assert_eq!(buffer[0], expected);
         }
     }
+
     #[test]
     fn what_was_asked_is_where_the_reply_comes_from_also_when_it_comes_late() {
         let server = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -282,6 +284,7 @@ mod tests {
         let clients = [1, 2, 3].map(|last| {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.connect(SocketAddr::from(([127, 0, 0, last], port))).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             client
         });
         let (mut mail, mut slots, mut replies) = (Mail::new(true), Slots::new(), Replies::new());
@@ -306,5 +309,23 @@ mod tests {
                 assert_eq!((client.recv(&mut buffer).unwrap(), usize::from(buffer[0])), (1, nth));
             }
         }
+    }
+    #[test]
+    fn what_was_asked_is_known_over_ipv6_too() {
+        // Not every machine has IPv6.
+        let Ok(server) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else { return };
+        let Ok(client) = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
+        setsockopt(&server, Ipv6RecvPacketInfo, &true).unwrap();
+        client.connect((Ipv6Addr::LOCALHOST, server.local_addr().unwrap().port())).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send(b"?").unwrap();
+        let (mut mail, mut slots, mut replies) = (Mail::new(true), Slots::new(), Replies::new());
+        assert_eq!(mail.receive(server.as_fd(), &mut slots, BATCH), Ok(1));
+        let envelope = mail.envelope(0).unwrap();
+        assert_eq!(envelope.packet_info_length, 40);
+        assert_eq!(envelope.packet_info[16..32], Ipv6Addr::LOCALHOST.octets());
+        reply(&mut replies, b"!", 0);
+        assert_eq!(mail.send(server.as_fd(), &replies, 0), Ok(1));
+        assert_eq!(client.recv(&mut [0; 4]).unwrap(), 1);
     }
 }

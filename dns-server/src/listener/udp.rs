@@ -14,14 +14,14 @@ use tracing::warn;
 
 use super::batch::{BATCH, Batch};
 use super::late::Late;
-use super::mailbox::{LEAST_ROOM, Mailbox};
+use super::mailbox::Mailbox;
 use crate::worker::Worker;
 use heimdall_shared::watched::Room;
 
 /// Batches answered before timers, connections and the link to the agent, which share the thread, get a turn.
 const ROUNDS_PER_TURN: u32 = 16;
 
-/// Batches read after the signal to stop: with [`LEAST_ROOM`] each, more than the largest receive buffer holds, and an end
+/// Batches read after the signal to stop: with four datagrams each at least, more than the largest receive buffer holds, and an end
 /// also when clients go on asking.
 const LAST_ROUNDS: usize = 4_096;
 
@@ -69,8 +69,8 @@ impl Loop {
                 Ok(()) => {
                     self.answer().await;
                     rounds += 1;
-                    // Behind many there are more: no need to ask the runtime, which costs as much as an answer.
-                    while self.is_busy() && rounds < ROUNDS_PER_TURN && self.receive_more() {
+                    // Behind a full batch there is another one: no need to ask the runtime, which costs as much as an answer.
+                    while self.mailbox.was_full() && rounds < ROUNDS_PER_TURN && self.receive_more() {
                         self.answer().await;
                         rounds += 1;
                     }
@@ -111,11 +111,6 @@ impl Loop {
             self.batch.replies.push(length, nth);
         }
         self.send_replies(0).await;
-    }
-
-    /// Whether the last batch was large enough that more has probably arrived since.
-    const fn is_busy(&self) -> bool {
-        self.mailbox.was_full() || self.batch.replies.len() >= LEAST_ROOM
     }
 
     /// Receives another batch, if there is one already.

@@ -101,7 +101,7 @@ impl Inbox {
 /// The socket cannot be had.
 pub(super) fn client(server: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((*server.ip(), 0))?;
-    leave_whole(&socket)?;
+    never_fragment(&socket)?;
     socket.connect(server)?;
     Ok(socket)
 }
@@ -110,7 +110,7 @@ pub(super) fn client(server: SocketAddrV4) -> io::Result<UdpSocket> {
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn leave_whole(socket: impl AsFd) -> io::Result<()> {
+pub(super) fn never_fragment(socket: impl AsFd) -> io::Result<()> {
     Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?)
 }
 

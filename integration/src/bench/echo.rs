@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
 
-use super::datagrams::{Inbox, Outbox, leave_whole};
+use super::datagrams::{Inbox, Outbox, never_fragment};
 
 /// Receive buffer in bytes that is asked for, as servers do; what a system gives by default holds less than 256 datagrams.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -18,7 +18,7 @@ pub(super) fn serve(address: SocketAddrV4) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).context("making a socket")?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER).context("setting the size of a receive buffer")?;
     // As heimdall-dns does: a limit that servers can get below is none.
-    leave_whole(&socket).context("forbidding fragments")?;
+    never_fragment(&socket).context("forbidding fragments")?;
     socket.bind(&address.into()).with_context(|| format!("binding {address}"))?;
     let socket = socket.into();
     let (mut inbox, mut outbox) = (Inbox::new(), Outbox::new());

@@ -158,8 +158,8 @@ async fn measure(options: &Options, choices: &[Choice], plot: &Path, binaries: &
     Ok(())
 }
 
-/// In which order the candidates have their turns: another one in each round, drawn by the seed. The first after a pause is favoured, and
-/// whoever always follows the same one has what that does to the machine in all its figures.
+/// In which order the candidates have their turns, drawn for each round by the seed: the first after a pause is favoured, and whoever
+/// always follows the same one has what that does to the machine in all its figures.
 fn order(candidates: usize, seed: u64, round: u32) -> Vec<usize> {
     let mut order: Vec<_> = (0..candidates).collect();
     order.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_add(round.into())));

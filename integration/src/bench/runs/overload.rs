@@ -1,7 +1,7 @@
 //! What is answered at twice the load that can be.
 //!
 //! Three queries in ten are new: that makes the server the limit and not the load, which pays about as much for a cached answer as
-//! the server does. With one in ten it could offer no more than 1.3 times what the server can answer.
+//! the server does. With one in ten it could offer 1.3 times what the server can answer where system calls are dear.
 
 use std::sync::Arc;
 
