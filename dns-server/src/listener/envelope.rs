@@ -52,28 +52,23 @@ impl Envelope {
     /// Through which interface the query came is not said: the way back is the routing table's business. Only a link-local address means
     /// nothing without it.
     pub(super) fn keep(&mut self, length: usize) {
-        let (v4, v6) = (HEADER + offset_of!(in_pktinfo, ipi_ifindex), HEADER + offset_of!(in6_pktinfo, ipi6_ifindex));
-        // No option is set that has messages of other lengths.
-        let interface = match length {
-            PACKET_INFO_V4 => Some(v4),
-            PACKET_INFO_V6 => match self.asked_v6() {
-                // RFC 4291 2.7: "Multicast addresses must not be used as source addresses in IPv6 packets".
-                asked if asked.is_multicast() => None,
-                asked if asked.is_unicast_link_local() => {
-                    self.packet_info_length = PACKET_INFO_V6 as u32;
-                    return;
-                }
-                _ => Some(v6),
-            },
-            _ => None,
+        let asked = self.asked_v6();
+        // No option is set that has messages of other lengths. Without a message the kernel chooses where the reply comes from.
+        let (length, interface) = match length {
+            PACKET_INFO_V4 => (length, Some(HEADER + offset_of!(in_pktinfo, ipi_ifindex))),
+            // RFC 4291 2.7: "Multicast addresses must not be used as source addresses in IPv6 packets".
+            PACKET_INFO_V6 if asked.is_multicast() => (0, None),
+            PACKET_INFO_V6 if asked.is_unicast_link_local() => (length, None),
+            PACKET_INFO_V6 => (length, Some(HEADER + offset_of!(in6_pktinfo, ipi6_ifindex))),
+            _ => (0, None),
         };
-        // Without a message the kernel chooses where the reply comes from.
-        self.packet_info_length = if interface.is_some() { length as u32 } else { 0 };
+        self.packet_info_length = length as u32;
         if let Some(at) = interface {
             self.packet_info[at..][..size_of::<u32>()].fill(0);
         }
     }
 
+    /// The address that was asked, if the message is one of IPv6.
     fn asked_v6(&self) -> Ipv6Addr {
         let octets = self.packet_info[HEADER + offset_of!(in6_pktinfo, ipi6_addr)..].first_chunk();
         octets.map_or(Ipv6Addr::UNSPECIFIED, |&octets: &[u8; 16]| octets.into())

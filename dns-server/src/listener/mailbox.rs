@@ -1,7 +1,7 @@
 //! One UDP socket as its loop has it: what arrives, what leaves, and when the runtime has to watch for more.
 //!
 //! A socket that somebody watches costs more to send from: for each datagram that has left it the kernel asks all its watchers whether they
-//! wait for room in its send buffer. That is a fifteenth of what a cached answer takes. So a socket that is busy is not watched until it
+//! wait for room in its send buffer. That was a twentieth of what a cached answer took. So a socket that is busy is not watched until it
 //! is found empty, as a thread that waits in the receive call itself is on the socket's list only while it waits.
 
 use std::io;

@@ -70,7 +70,10 @@ impl Loop {
                     self.answer().await;
                     rounds += 1;
                     // Behind a full batch there is another one: no need to ask the runtime, which costs as much as an answer.
-                    while self.mailbox.was_full() && rounds < ROUNDS_PER_TURN && self.receive_more() {
+                    while self.mailbox.was_full()
+                        && rounds < ROUNDS_PER_TURN
+                        && self.mailbox.receive_more(&mut self.batch.received).is_ok()
+                    {
                         self.answer().await;
                         rounds += 1;
                     }
@@ -111,11 +114,6 @@ impl Loop {
             self.batch.replies.push(length, nth);
         }
         self.send_replies(0).await;
-    }
-
-    /// Receives another batch, if there is one already.
-    fn receive_more(&mut self) -> bool {
-        self.mailbox.receive_more(&mut self.batch.received).is_ok()
     }
 
     /// Sends what the cache has, and asks for what it has not.
